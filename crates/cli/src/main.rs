@@ -1,0 +1,3 @@
+//! The program `ringmark`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The behaviour suite of KVM dirty tracking, generic over the interface

@@ -1,0 +1,1 @@
+//! Checkpoint images and their store

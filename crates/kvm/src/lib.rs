@@ -1,0 +1,1 @@
+//! Dirty rings and dirty bitmaps of /dev/kvm behind the interface of ringmark-abi
