@@ -20,7 +20,10 @@ macro_rules! errnos {
     };
 }
 
-errnos!(EPERM, ENOENT, EINTR, EIO, ENXIO, E2BIG, EAGAIN, ENOMEM, EACCES, EFAULT, EBUSY, EEXIST, ENODEV, EINVAL, ENOTTY, ENOSPC);
+errnos!(
+    EPERM, ENOENT, EINTR, EIO, ENXIO, E2BIG, EAGAIN, ENOMEM, EACCES, EFAULT, EBUSY, EEXIST, ENODEV, EINVAL,
+    ENOTTY, ENOSPC
+);
 
 impl Errno {
     /// The error number `raw`.

@@ -24,6 +24,8 @@ pub mod manual {
 
 /// Flags of a memslot.
 pub mod mem {
+    /// No flag.
+    pub const NONE: u32 = 0;
     /// `KVM_MEM_LOG_DIRTY_PAGES`.
     pub const LOG_DIRTY_PAGES: u32 = 1;
     /// `KVM_MEM_READONLY`.

@@ -80,7 +80,13 @@ pub trait Vm: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`get_dirty_log`](Self::get_dirty_log), and `EINVAL` unless `first_page` is a multiple of 64 and `num_pages` a
     /// multiple of 64 or up to the slot's end.
-    fn clear_dirty_log(&self, slot: SlotId, first_page: u64, num_pages: u32, bitmap: &[u64]) -> Result<(), Errno>;
+    fn clear_dirty_log(
+        &self,
+        slot: SlotId,
+        first_page: u64,
+        num_pages: u32,
+        bitmap: &[u64],
+    ) -> Result<(), Errno>;
 
     /// `KVM_RESET_DIRTY_RINGS`: gives harvested entries back and re-protects their pages; the sum over all rings.
     ///

@@ -12,7 +12,7 @@ impl fmt::Display for Gfn {
     }
 }
 
-/// The granule of dirty tracking in bytes: a power of two of at least 512.
+/// The granule of dirty tracking in bytes: a power of two from 512 bytes to 1 GiB.
 ///
 /// KVM tracks in pages of the *host* (`PAGE_SIZE`), which are 4, 16 or 64 KiB, so the size is a value that travels
 /// with every memory layout and never a constant.
@@ -77,6 +77,10 @@ impl fmt::Debug for PageSize {
 
 impl fmt::Display for PageSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} KiB", self.bytes() / 1024)
+        match self.bytes() {
+            bytes @ ..1024 => write!(f, "{bytes} B"),
+            bytes @ ..0x10_0000 => write!(f, "{} KiB", bytes / 1024),
+            bytes => write!(f, "{} MiB", bytes / 0x10_0000),
+        }
     }
 }

@@ -1,0 +1,257 @@
+//! Every interleaving and every memory order that the C11 model allows, for small cases.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p ringmark-dirty --release --test loom`
+//!
+//! Under loom each access to an entry's payload is also held to the rules of plain memory, so a model fails when a
+//! release or acquire is missing even where no wrong value can be observed. The tests named `weak_…` are controls:
+//! they leave one ordering out and must fail.
+
+#![allow(clippy::unwrap_used, reason = "small numbers; a panic is how a test fails")]
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::thread;
+use ringmark_dirty::{
+    AtomicBitmap, Entry, FLAG_DIRTY, FLAG_RESET, Gfn, Harvested, Harvester, Memslot, Producer, SlotId,
+    SlotTable, ring,
+};
+
+const SLOT: SlotId = SlotId::new(0, 1);
+
+type Memory = std::sync::Arc<[Entry]>;
+
+fn table() -> SlotTable {
+    SlotTable::new([Memslot { id: SLOT, base: Gfn(0), npages: 100 }]).unwrap()
+}
+
+/// Both ends of a ring of two entries.
+fn ends() -> (Arc<Producer<Memory>>, Memory) {
+    let memory: Memory = ring::allocate(2).into();
+    (Arc::new(Producer::new(memory.clone(), 0).unwrap()), memory)
+}
+
+fn push_up_to(producer: &Producer<Memory>, next: &mut u64, end: u64) {
+    while *next < end && producer.used() < producer.size() {
+        producer.push(SLOT, *next);
+        *next += 1;
+    }
+}
+
+/// Harvests with the real harvester, into `taken`.
+fn drain(harvester: &mut Harvester<Memory>, table: &SlotTable, taken: &mut Vec<u64>) {
+    for harvested in harvester.harvest(table) {
+        match harvested {
+            Harvested::Page { slot: SLOT, offset } => taken.push(offset),
+            other => panic!("torn entry: {other:?}"),
+        }
+    }
+}
+
+/// A vCPU pushes four pages through two entries, one thread harvests, one resets; `harvest` takes what is there.
+fn go_round(harvest: impl Fn(&mut u32, &Memory, &mut Vec<u64>) + Copy + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        const PAGES: u64 = 4;
+        let (producer, memory) = ends();
+        let collector = thread::spawn({
+            let memory = memory.clone();
+            move || {
+                let (mut index, mut taken) = (0, Vec::new());
+                for _ in 0..2 {
+                    harvest(&mut index, &memory, &mut taken);
+                }
+                (index, taken)
+            }
+        });
+        let resetter = thread::spawn({
+            let producer = producer.clone();
+            move || (0..2).filter_map(|_| producer.reset_next()).collect::<Vec<_>>()
+        });
+        let mut next = 0;
+        push_up_to(&producer, &mut next, PAGES);
+        push_up_to(&producer, &mut next, PAGES);
+        let (mut index, mut taken) = collector.join().unwrap();
+        let mut reset = resetter.join().unwrap();
+        while (reset.len() as u64) < PAGES {
+            harvest(&mut index, &memory, &mut taken);
+            reset.extend(std::iter::from_fn(|| producer.reset_next()));
+            push_up_to(&producer, &mut next, PAGES);
+        }
+        assert!(taken.iter().copied().eq(0..PAGES), "{taken:?}");
+        assert!(reset.iter().copied().eq((0..PAGES).map(|offset| (SLOT.raw(), offset))), "{reset:?}");
+        assert_eq!(producer.used(), 0);
+    });
+}
+
+/// A harvester with one ordering left to the caller.
+fn harvest_by_hand(
+    index: &mut u32,
+    memory: &Memory,
+    taken: &mut Vec<u64>,
+    flags: impl Fn(&Entry) -> u32,
+    mark: impl Fn(&Entry),
+) {
+    for _ in 0..memory.len() {
+        let entry = &memory[*index as usize % memory.len()];
+        if flags(entry) != FLAG_DIRTY {
+            break;
+        }
+        let (slot, offset) = entry.payload();
+        assert_eq!(slot, SLOT.raw(), "torn entry");
+        taken.push(offset);
+        mark(entry);
+        *index += 1;
+    }
+}
+
+#[test]
+fn push_harvest_and_reset_at_once() {
+    go_round(|index, memory, taken| {
+        let mut harvester = Harvester::from_index(memory.clone(), *index).unwrap();
+        drain(&mut harvester, &table(), taken);
+        *index = harvester.index();
+    });
+}
+
+/// The copy that the controls weaken passes as long as it is whole.
+#[test]
+fn the_harvester_written_by_hand_is_sound() {
+    go_round(|index, memory, taken| {
+        harvest_by_hand(index, memory, taken, Entry::flags, |entry| entry.set_flags(FLAG_RESET));
+    });
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn weak_acquire_of_the_dirty_flag() {
+    go_round(|index, memory, taken| {
+        harvest_by_hand(index, memory, taken, Entry::flags_relaxed, |entry| entry.set_flags(FLAG_RESET));
+    });
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn weak_release_of_the_reset_flag() {
+    go_round(|index, memory, taken| {
+        harvest_by_hand(index, memory, taken, Entry::flags, |entry| entry.set_flags_relaxed(FLAG_RESET));
+    });
+}
+
+/// The payload is read after the entry was handed back.
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn weak_order_of_mark_and_payload() {
+    go_round(|index, memory, taken| {
+        for _ in 0..memory.len() {
+            let entry = &memory[*index as usize % memory.len()];
+            if entry.flags() != FLAG_DIRTY {
+                break;
+            }
+            entry.set_flags(FLAG_RESET);
+            taken.push(entry.payload().1);
+            *index += 1;
+        }
+    });
+}
+
+/// Looking for a gap while the vCPU pushes must not find one in a ring that never overflowed.
+#[test]
+fn no_gap_in_a_sound_ring() {
+    loom::model(|| {
+        let (producer, memory) = ends();
+        let vcpu = thread::spawn({
+            let producer = producer.clone();
+            move || push_up_to(&producer, &mut 0, 2)
+        });
+        let harvester = Harvester::new(memory).unwrap();
+        assert_eq!(harvester.gap(), 0);
+        assert!(harvester.pending() <= 2);
+        vcpu.join().unwrap();
+        assert_eq!((harvester.gap(), harvester.pending()), (0, 2));
+    });
+}
+
+/// A page whose bit is set already is changed and marked by `mark` while a collector takes the bit and copies it.
+fn collect_while_marking(mark: impl Fn(&AtomicBitmap) + Copy + Send + Sync + 'static) {
+    loom::model(move || {
+        let bitmap = Arc::new(AtomicBitmap::new(2));
+        let page = Arc::new(AtomicU32::new(0));
+        bitmap.set(0);
+        let writer = thread::spawn({
+            let (bitmap, page) = (bitmap.clone(), page.clone());
+            move || {
+                page.store(1, Ordering::Relaxed);
+                mark(&bitmap);
+            }
+        });
+        // A mark of another page in the same word, between the two.
+        let other = thread::spawn({
+            let bitmap = bitmap.clone();
+            move || bitmap.set(1)
+        });
+        let mut copy = 0;
+        let mut others = 0;
+        let mut collect = || {
+            let bits = bitmap.swap_word(0, 0);
+            if bits & 1 != 0 {
+                copy = page.load(Ordering::Relaxed);
+            }
+            others += bits >> 1;
+        };
+        collect();
+        writer.join().unwrap();
+        assert!(other.join().unwrap(), "the first mark of a page finds it clear");
+        collect();
+        assert_eq!(copy, 1, "a change of the page was missed");
+        assert_eq!(others, 1);
+        assert_eq!(bitmap.count(), 0);
+    });
+}
+
+#[test]
+fn a_mark_is_never_lost() {
+    collect_while_marking(|bitmap| {
+        bitmap.set(0);
+    });
+}
+
+/// A range, and a collector that clears by mask, keep the same promise.
+#[test]
+fn a_mark_of_a_range_is_never_lost() {
+    loom::model(|| {
+        let bitmap = Arc::new(AtomicBitmap::new(2));
+        let page = Arc::new(AtomicU32::new(0));
+        bitmap.fill();
+        let writer = thread::spawn({
+            let (bitmap, page) = (bitmap.clone(), page.clone());
+            move || {
+                page.store(1, Ordering::Relaxed);
+                bitmap.set_range(0..2);
+            }
+        });
+        let mut copy = 0;
+        let mut collect = || {
+            if bitmap.clear_bits(0, 1) != 0 {
+                copy = page.load(Ordering::Relaxed);
+            }
+        };
+        collect();
+        writer.join().unwrap();
+        collect();
+        assert_eq!(copy, 1);
+        assert_eq!(bitmap.load_word(0), 2);
+    });
+}
+
+/// Looking before setting saves a write and loses a page.
+#[test]
+#[should_panic(expected = "a change of the page was missed")]
+fn weak_mark_that_looks_first() {
+    collect_while_marking(|bitmap| {
+        if !bitmap.test(0) {
+            bitmap.set(0);
+        }
+    });
+}
