@@ -1,0 +1,209 @@
+//! The thread that owns every dirty ring of a VM.
+
+mod pace;
+mod ring;
+mod rings;
+mod signals;
+mod stats;
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::{io, thread};
+
+use ringmark_abi::Errno;
+use ringmark_dirty::{RingError, RingMemory};
+
+use crate::Collected;
+use crate::reaper::Reaper;
+use rings::{Rings, Vcpu};
+
+pub use stats::CollectorStats;
+pub(crate) use stats::Stats;
+
+/// What a vCPU's full ring gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Entries taken from this vCPU's ring; 0 if a periodic harvest was faster.
+    pub entries: u32,
+}
+
+/// Why the collector could not do what it was asked for. The pages it has taken so far stay with it, and come with the
+/// next harvest that succeeds.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectError {
+    /// The collector's thread has ended: its tracker was dropped, or it panicked.
+    #[error("the collector of the dirty rings has ended: nothing tracks this guest any more, stop it")]
+    Gone,
+    /// The collector's thread could not be started.
+    #[error("the collector thread could not be started: {0}")]
+    Spawn(#[source] Arc<io::Error>),
+    /// No ring of this vCPU was added.
+    #[error("no dirty ring was added for vCPU {vcpu}: add it right after the vCPU is created")]
+    UnknownRing {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// The vCPU's ring was added before.
+    #[error("the dirty ring of vCPU {vcpu} was added twice")]
+    DuplicateRing {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// The ring's memory is no ring.
+    #[error("the dirty ring of vCPU {vcpu} cannot be read: {error}")]
+    Ring {
+        /// The vCPU.
+        vcpu: u32,
+        /// What is wrong with it.
+        error: RingError,
+    },
+    /// `KVM_RESET_DIRTY_RINGS` failed.
+    #[error(
+        "KVM_RESET_DIRTY_RINGS failed: {0}; the pages taken so far are kept and reset with the next harvest"
+    )]
+    Reset(Errno),
+    /// A vCPU leaves the guest for a full ring again and again although its ring is empty.
+    #[error(
+        "vCPU {vcpu} reports a full dirty ring that is empty: the host has lost count of it, stop the guest"
+    )]
+    Stuck {
+        /// The vCPU.
+        vcpu: u32,
+    },
+}
+
+/// A request to the thread. Each carries the way back; a thread that dies drops it, and the caller learns of it.
+enum Request {
+    Add { vcpu: u32, memory: Arc<dyn RingMemory>, reply: Reply<()> },
+    RingFull { vcpu: u32, reply: Reply<Drained> },
+    HarvestAll { vcpus: Vcpu, reply: Reply<Collected> },
+    Pending { reply: Reply<u64> },
+    Stop,
+}
+
+type Reply<T> = SyncSender<Result<T, CollectError>>;
+
+/// The collector of one VM: its thread, and the way to ask it.
+///
+/// # Why a thread
+/// A kernel since 6.16 leaves `KVM_RESET_DIRTY_RINGS` when a signal is pending and then loses pages that it has
+/// counted. A blocked signal is not pending, so all harvesting and resetting is done by one thread on which every
+/// signal is blocked, and which runs nothing of the monitor's. The count is compared with what was harvested, but
+/// that is the second line: the kernel looks for a signal after the last entry too, and leaves with the right count
+/// and the last batch unprotected. The thread owns every ring's cursor, so no two threads can take the same
+/// entry, and whoever gets a reply knows that the reset is done and flushed.
+///
+/// # Why nobody waits for ever
+/// The thread waits for requests and for the [reaper lock](Reaper), whose holders wait for nothing. A vCPU that waits
+/// in [`RingFull::drain`] is answered although a stop is requested, parks afterwards, and so the stop ends too. If
+/// the thread has ended, every request is answered by [`CollectError::Gone`].
+#[derive(Debug)]
+pub(crate) struct Collector {
+    requests: Sender<Request>,
+    stats: Arc<Stats>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Collector {
+    pub(crate) fn start(reaper: Arc<Reaper>) -> Result<Self, CollectError> {
+        let (requests, inbox) = channel();
+        let stats = Arc::new(Stats::default());
+        let mut rings = Rings::new(reaper, Arc::clone(&stats));
+        let thread = thread::Builder::new()
+            .name("ringmark-reaper".into())
+            .spawn(move || {
+                signals::block_all();
+                serve(&inbox, &mut rings);
+            })
+            .map_err(|error| CollectError::Spawn(Arc::new(error)))?;
+        Ok(Self { requests, stats, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(crate) fn add(&self, vcpu: u32, memory: Arc<dyn RingMemory>) -> Result<RingFull, CollectError> {
+        ask(&self.requests, |reply| Request::Add { vcpu, memory, reply })?;
+        Ok(RingFull { vcpu, requests: self.requests.clone() })
+    }
+
+    /// Harvests and resets all rings; returns everything taken since the last call.
+    pub(crate) fn harvest_all(&self) -> Result<Collected, CollectError> {
+        ask(&self.requests, |reply| Request::HarvestAll { vcpus: Vcpu::Runs, reply })
+    }
+
+    /// The same while no vCPU runs: leaves every ring empty, and one that was overrun usable.
+    pub(crate) fn harvest_stopped(&self) -> Result<Collected, CollectError> {
+        ask(&self.requests, |reply| Request::HarvestAll { vcpus: Vcpu::StandsStill, reply })
+    }
+
+    /// Entries that wait in the rings, which are left as they are, and pages taken that nobody has fetched.
+    pub(crate) fn pending(&self) -> Result<u64, CollectError> {
+        ask(&self.requests, |reply| Request::Pending { reply })
+    }
+
+    pub(crate) fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Ends the thread. Handles of vCPUs that live on get [`CollectError::Gone`].
+    pub(crate) fn stop(&self) {
+        // Both fail only if the thread has ended, which is what is wanted.
+        let _ = self.requests.send(Request::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a vCPU's thread does when `KVM_RUN` returns with `KVM_EXIT_DIRTY_RING_FULL`.
+///
+/// The exit comes *before* the store that found the ring full: the vCPU is to be entered again afterwards.
+#[derive(Clone, Debug)]
+pub struct RingFull {
+    vcpu: u32,
+    requests: Sender<Request>,
+}
+
+impl RingFull {
+    /// The vCPU whose ring it is.
+    #[must_use]
+    pub const fn vcpu(&self) -> u32 {
+        self.vcpu
+    }
+
+    /// Hands the full ring over, and returns when it is drained and its pages are protected again.
+    ///
+    /// Only this ring is taken; the pages wait in the tracker for the next round.
+    ///
+    /// # Errors
+    /// The guest must not run on untracked: on [`CollectError::Gone`] and [`CollectError::Stuck`] the vCPU's thread
+    /// stops; any other error may be tried again.
+    pub fn drain(&self) -> Result<Drained, CollectError> {
+        ask(&self.requests, |reply| Request::RingFull { vcpu: self.vcpu, reply })
+    }
+}
+
+fn ask<T>(requests: &Sender<Request>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, CollectError> {
+    let (reply, answer) = sync_channel(1);
+    requests.send(request(reply)).map_err(|_| CollectError::Gone)?;
+    answer.recv().map_err(|_| CollectError::Gone)?
+}
+
+fn serve(inbox: &Receiver<Request>, rings: &mut Rings) {
+    loop {
+        let request = match rings.next_look() {
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wait) => inbox.recv_timeout(wait),
+        };
+        // A caller that is gone needs no answer.
+        match request {
+            Ok(Request::Add { vcpu, memory, reply }) => drop(reply.send(rings.add(vcpu, memory))),
+            Ok(Request::RingFull { vcpu, reply }) => drop(reply.send(rings.ring_full(vcpu))),
+            Ok(Request::HarvestAll { vcpus, reply }) => drop(reply.send(rings.harvest_all(vcpus))),
+            Ok(Request::Pending { reply }) => drop(reply.send(Ok(rings.pending()))),
+            Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => rings.look(),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Harvest and reset, and what is done when they do not agree.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringmark_dirty::{RingMemory, SlotId};
+
+use super::ring::{Cursors, Ring};
+use super::{CollectError, Drained, Stats};
+use crate::reaper::{Locked, Reaper};
+use crate::{Collected, Event};
+
+/// Ring-full exits in a row that found nothing before the ring counts as lost. One is usual: the periodic harvest was
+/// faster.
+const EMPTY_EXITS: u32 = 1000;
+
+/// The largest ring in which gaps are looked for without a sign of them.
+const SMALL: u32 = 4096;
+
+/// Every ring of a VM, owned by the collector's thread.
+pub(super) struct Rings {
+    reaper: Arc<Reaper>,
+    stats: Arc<Stats>,
+    rings: Vec<Ring>,
+    /// Pages taken and reset that no harvest has fetched yet.
+    collected: Collected,
+    /// Entries handed back that no reset has returned yet; not 0 only after a reset that failed.
+    owed: u32,
+    /// The slots of those entries.
+    owed_slots: Vec<SlotId>,
+}
+
+/// Whether the vCPUs of the rings that are drained may push meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vcpu {
+    Runs,
+    StandsStill,
+}
+
+impl Vcpu {
+    /// How often one drain returns to a ring that was overrun. One whose vCPU runs may be overrun each time, and the
+    /// rest is left to the next drain; one that stands still is empty after a few.
+    const fn passes(self) -> u32 {
+        match self {
+            Self::Runs => 4,
+            Self::StandsStill => 64,
+        }
+    }
+}
+
+impl Rings {
+    pub(super) fn new(reaper: Arc<Reaper>, stats: Arc<Stats>) -> Self {
+        let collected = Collected::new(reaper.slots());
+        Self { reaper, stats, rings: Vec::new(), collected, owed: 0, owed_slots: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, vcpu: u32, memory: Arc<dyn RingMemory>) -> Result<(), CollectError> {
+        if self.rings.iter().any(|ring| ring.vcpu == vcpu) {
+            return Err(CollectError::DuplicateRing { vcpu });
+        }
+        self.rings.push(Ring::new(vcpu, memory)?);
+        Ok(())
+    }
+
+    /// The vCPU waits for the answer, so its ring stands still.
+    pub(super) fn ring_full(&mut self, vcpu: u32) -> Result<Drained, CollectError> {
+        let at =
+            self.rings.iter().position(|ring| ring.vcpu == vcpu).ok_or(CollectError::UnknownRing { vcpu })?;
+        Stats::add(&self.stats.ring_full, 1);
+        let entries = self.drain(&[at], Vcpu::StandsStill)?;
+        let ring = &mut self.rings[at];
+        if entries == 0 {
+            ring.empty_exits += 1;
+        }
+        // The first exit may be from before a periodic harvest. The second was taken with nothing in the ring.
+        if ring.cursors == Cursors::Aligned && ring.empty_exits >= 2 {
+            let reaper = Arc::clone(&self.reaper);
+            ring.make_room(&mut reaper.lock())?;
+        }
+        if ring.empty_exits > EMPTY_EXITS {
+            Err(CollectError::Stuck { vcpu })
+        } else {
+            Ok(Drained { entries })
+        }
+    }
+
+    pub(super) fn harvest_all(&mut self, vcpus: Vcpu) -> Result<Collected, CollectError> {
+        let all: Vec<usize> = (0..self.rings.len()).collect();
+        self.drain(&all, vcpus)?;
+        Ok(self.collected.take())
+    }
+
+    pub(super) fn pending(&self) -> u64 {
+        let waiting: u64 = self.rings.iter().map(|ring| u64::from(ring.pending())).sum();
+        waiting + self.collected.reported().len() + self.collected.suspected().len()
+    }
+
+    /// When to [`look`](Self::look) next; `None` while nothing is logged.
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        if !self.reaper.lock().is_logging() {
+            return None;
+        }
+        self.rings.iter().map(|ring| ring.pace.next_look().saturating_sub(ring.looked.elapsed())).min()
+    }
+
+    /// Drains the rings that would fill before they are looked at again.
+    pub(super) fn look(&mut self) {
+        let mut due = Vec::new();
+        for (at, ring) in self.rings.iter_mut().enumerate() {
+            ring.pace.observe(ring.pending(), ring.looked.elapsed());
+            ring.looked = Instant::now();
+            if ring.pace.is_due() {
+                due.push(at);
+            }
+        }
+        if !due.is_empty() {
+            Stats::add(&self.stats.periodic, 1);
+            // A reset that failed is tried again, and reported, with the next harvest that somebody waits for.
+            let _ = self.drain(&due, Vcpu::Runs);
+        }
+    }
+
+    /// Harvests the rings `which` and resets what was harvested, under the reaper lock.
+    ///
+    /// Returns only when the reset is done and its TLB flush too, so every page in `collected` may be read.
+    fn drain(&mut self, which: &[usize], vcpus: Vcpu) -> Result<u32, CollectError> {
+        let reaper = Arc::clone(&self.reaper);
+        let mut lock = reaper.lock();
+        lock.retry_reprotect(&mut self.collected);
+        let mut entries = 0;
+        let mut left = which.to_vec();
+        for _ in 0..vcpus.passes() {
+            self.find_lost(&mut lock, &left, vcpus)?;
+            entries += self.pass(&mut lock, &left)?;
+            if vcpus == Vcpu::StandsStill {
+                self.look_for_gaps(&left);
+            }
+            left.retain(|&at| self.rings[at].needs_another_pass(vcpus == Vcpu::StandsStill));
+            if left.is_empty() {
+                return Ok(entries);
+            }
+        }
+        match (vcpus, left.first()) {
+            (Vcpu::StandsStill, Some(&at)) => Err(CollectError::Stuck { vcpu: self.rings[at].vcpu }),
+            _ => Ok(entries),
+        }
+    }
+
+    /// Finds rings that were overrun in the very moment between harvest and reset, when counts may agree by chance. A
+    /// large ring cannot be filled in that moment, and is not worth the walk unless its vCPU says it is full when it
+    /// is empty.
+    fn look_for_gaps(&mut self, which: &[usize]) {
+        for &at in which {
+            let ring = &mut self.rings[at];
+            let suspicious = ring.size <= SMALL || ring.empty_exits > 0;
+            if ring.cursors == Cursors::Agree && suspicious && ring.has_gap() {
+                ring.cursors = Cursors::Lost;
+                self.reaper.events().push(Event::RingOverflow { vcpu: ring.vcpu, taken: 0, size: ring.size });
+            }
+        }
+    }
+
+    /// Sets the lost rings of `which` right if that is possible now. One that stays lost is not read; what its vCPU
+    /// writes is only known to be somewhere.
+    fn find_lost(&mut self, lock: &mut Locked<'_>, which: &[usize], vcpus: Vcpu) -> Result<(), CollectError> {
+        let lost: Vec<usize> =
+            which.iter().copied().filter(|&at| self.rings[at].cursors == Cursors::Lost).collect();
+        for &at in lost.iter().filter(|_| vcpus == Vcpu::StandsStill) {
+            let ring = &mut self.rings[at];
+            let phantoms = ring.align(lock)?;
+            tracing::info!(vcpu = ring.vcpu, phantoms, "an overrun dirty ring is read again");
+        }
+        if !lost.is_empty() {
+            lock.reprotect_all(&mut self.collected);
+        }
+        Ok(())
+    }
+
+    /// One harvest of the rings `which` and one reset.
+    fn pass(&mut self, lock: &mut Locked<'_>, which: &[usize]) -> Result<u32, CollectError> {
+        let reaper = Arc::clone(&self.reaper);
+        let mut entries = 0;
+        let mut read = Vec::new();
+        let mut overflowed = Vec::new();
+        let mut doubtful = Vec::new();
+        for &at in which {
+            let ring = &mut self.rings[at];
+            match ring.cursors {
+                Cursors::Lost => continue,
+                Cursors::Aligned => drop(ring.close_gap(lock)?),
+                Cursors::Agree => {}
+            }
+            let taken = ring.take(&reaper, &mut self.collected, &mut self.owed_slots, &mut doubtful);
+            if taken.entries > 0 {
+                read.push(at);
+            }
+            entries += taken.entries;
+            if taken.overflow {
+                ring.cursors = Cursors::Aligned;
+                overflowed.push((at, taken.entries));
+            }
+        }
+        self.owed += entries;
+        Stats::add(&self.stats.entries, u64::from(entries));
+
+        if !self.reset(lock)? {
+            // Entries were overwritten between harvest and reset, or are somebody else's.
+            for at in read {
+                self.rings[at].cursors = Cursors::Lost;
+                if overflowed.iter().all(|&(known, _)| known != at) {
+                    overflowed.push((at, 0));
+                }
+            }
+        }
+        for slot in doubtful {
+            lock.reprotect(slot, &mut self.collected);
+        }
+        if !overflowed.is_empty() {
+            // Overwritten entries were of pages that are written, writable and in no log.
+            lock.reprotect_all(&mut self.collected);
+            for (at, taken) in overflowed {
+                let ring = &self.rings[at];
+                self.reaper.events().push(Event::RingOverflow { vcpu: ring.vcpu, taken, size: ring.size });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Returns everything that is owed to the kernel and compares its count; whether in the end it took exactly that.
+    fn reset(&mut self, lock: &mut Locked<'_>) -> Result<bool, CollectError> {
+        let harvested = self.owed;
+        if harvested == 0 {
+            self.owed_slots.clear();
+            return Ok(true);
+        }
+        let first = self.reset_once(lock)?;
+        let mut total = u64::from(first);
+        if first < harvested {
+            // What is left is reset before the slots are re-protected, so that nothing is owed then.
+            loop {
+                let more = self.reset_once(lock)?;
+                total += u64::from(more);
+                if more == 0 || total >= u64::from(harvested) {
+                    break;
+                }
+            }
+        }
+        self.owed = 0;
+        let slots = std::mem::take(&mut self.owed_slots);
+        if first > harvested {
+            lock.reprotect_all(&mut self.collected);
+            self.reaper.events().push(Event::ForeignReset { harvested, reset: first });
+        } else if first < harvested {
+            for &slot in &slots {
+                lock.reprotect(slot, &mut self.collected);
+            }
+            self.reaper.events().push(Event::ShortReset { harvested, reset: first, slots });
+        }
+        Ok(total == u64::from(harvested))
+    }
+
+    fn reset_once(&mut self, lock: &mut Locked<'_>) -> Result<u32, CollectError> {
+        let count = lock.reset().map_err(CollectError::Reset)?;
+        Stats::add(&self.stats.resets, 1);
+        self.owed = self.owed.saturating_sub(count);
+        Ok(count)
+    }
+}
