@@ -1,0 +1,4 @@
+//! Putting a guest into memory.
+
+pub mod elf;
+pub mod pvh;

@@ -1,0 +1,266 @@
+//! Taking a live, incremental checkpoint.
+//!
+//! ```text
+//!  guest runs        │ round 1: harvest, copy ─ round 2 ─ … ─ round n │
+//!  guest stands      │                                               │ stop, save state, seal, copy the last pages │
+//!  guest runs again  │                                                                                            │ write, fsync, commit
+//! ```
+//!
+//! Pages are copied into this process's memory in rounds while the guest runs, each round taking what was written during
+//! the one before, until little is left or no round makes it less. Only that remainder is copied while the guest stands.
+//! The disk is used before and after, never in between. A set that would not fit the memory set aside for copies is
+//! written to the store at once, in the rounds.
+
+mod capture;
+mod error;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use ringmark_dirty::DirtyPages;
+use ringmark_image::{BeginError, Finished, ImageId, ImageSpec, Layout, Store, Writer};
+use ringmark_track::{Audit, BySource, OpenEpoch};
+
+use crate::machine::{Checkpoints, Halt, Machine, Newest};
+use crate::ram::Ram;
+use crate::saved::{self, MachineSaved, Parts};
+use capture::Capture;
+
+pub use error::CheckpointError;
+
+/// Most rounds before the cut. Each at least halves what is left or is the last, so more would hardly change it.
+const MAX_ROUNDS: u32 = 8;
+/// A remainder this small is copied in the pause: a few hundred microseconds.
+const SMALL_ROUND: u64 = 512;
+
+/// What a checkpoint is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// A base with every page, even where an increment is possible.
+    pub full: bool,
+}
+
+/// Where a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Pages are copied while the guest runs.
+    Copying,
+    /// The guest stands still.
+    Paused,
+    /// The guest runs again; pages are written.
+    Writing,
+    /// All is written and being made durable.
+    Syncing,
+}
+
+/// A checkpoint on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Pages done in this phase.
+    pub pages: u64,
+    /// Pages the phase will have.
+    pub total: u64,
+    /// Bytes the store has taken.
+    pub bytes: u64,
+    /// Since the checkpoint began.
+    pub elapsed: Duration,
+}
+
+/// A checkpoint that was taken.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// The image's identity.
+    pub image: ImageId,
+    /// What it goes on from; `None` for a base.
+    pub parent: Option<ImageId>,
+    /// What the store made of it.
+    pub stored: Finished,
+    /// The epoch's pages, by the source that reported each first.
+    pub by_source: BySource,
+    /// Rounds before the cut.
+    pub rounds: u32,
+    /// Pages copied while the guest stood.
+    pub last_round: u64,
+    /// From the order to stop until the guest was told to run, less the audit.
+    pub pause: Duration,
+    /// The audit's share of the standstill.
+    pub audit: Option<AuditOutcome>,
+    /// From the request until the image was durable.
+    pub total: Duration,
+}
+
+/// What an audit of a cut found.
+#[derive(Clone, Debug)]
+pub struct AuditOutcome {
+    /// How long it took, with the guest standing.
+    pub elapsed: Duration,
+    /// Pages compared; 0 at a base, which has nothing to be compared with.
+    pub pages: u64,
+    /// One number over all of memory.
+    pub digest: u64,
+}
+
+impl Machine {
+    /// Takes a checkpoint into `store` while the guest runs; returns when the image is durable.
+    ///
+    /// The first one of a machine is a base, each later one an increment to the one before; after a failed one, the next
+    /// contains its pages.
+    ///
+    /// # Errors
+    /// Says what failed and what the guest does now. Earlier images are untouched and no page is lost.
+    pub fn checkpoint(
+        &self,
+        store: &Store,
+        options: CheckpointOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Checkpoint, CheckpointError> {
+        let mut state = self.checkpoints.try_lock().map_err(|_| CheckpointError::Busy)?;
+        if self.threads.outcome().is_some() {
+            return Err(CheckpointError::Ended);
+        }
+        self.checkpoint_running.store(true, Ordering::Relaxed);
+        let result = self.take(&mut state, store, options, progress);
+        self.checkpoint_running.store(false, Ordering::Relaxed);
+        if let Err(CheckpointError::Escapes(_)) = &result {
+            // The escaped pages are in no set and no image: only a base is trustworthy now.
+            state.newest = None;
+        }
+        result
+    }
+
+    fn take(
+        &self,
+        state: &mut Checkpoints,
+        store: &Store,
+        options: CheckpointOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Checkpoint, CheckpointError> {
+        let begun = Instant::now();
+        let parent = state.parent(store, options);
+        let (writer, parent) = self.begin(store, parent)?;
+        if parent.is_none() || !state.tracker.is_armed() {
+            state.newest = None;
+            state.audit = None;
+            state.tracker.arm()?;
+        }
+        let Checkpoints { tracker, stage, audited, audit, newest } = state;
+        stage.clear(Capture::budget(&self.ram));
+        let mut capture = Capture::new(&self.ram, stage, writer, begun, progress);
+
+        let mut epoch = tracker.open()?;
+        let rounds = rounds(&mut epoch, &mut capture, parent.is_none())?;
+
+        capture.say(Phase::Paused, 0, 0);
+        let pause = Instant::now();
+        let stopped = epoch.cut().stop(Halt::new(self))?;
+        let (saved, (cpus, platform)) = stopped.save_devices(|halt| Ok(halt.save()?))?;
+        let sealed = saved.seal()?;
+        let serial = self.ports().serial().save();
+        let last_round = sealed.pages().len();
+        capture.stage(sealed.pages())?;
+        let audit_begun = Instant::now();
+        let outcome = if *audited { Some(observe(audit, &self.ram, sealed.epoch_pages())?) } else { None };
+        let audit_time = audit_begun.elapsed();
+        let epoch = sealed.resume()?;
+        let pause = pause.elapsed().saturating_sub(audit_time);
+
+        let digest = outcome.as_ref().map(|o| o.digest);
+        let parts = Parts {
+            hypervisor: self.facts().hypervisor,
+            cpus,
+            platform,
+            serial,
+            guest: self.guest_config().copied(),
+            digest,
+        };
+        let machine = MachineSaved::new(parts).encode().map_err(CheckpointError::State)?;
+        let stored = capture.finish(saved::PART, &machine)?;
+        let by_source = epoch.by_source();
+        epoch.commit();
+        *newest = Some(Newest { image: stored.id, store: store.dir().to_owned() });
+        Ok(Checkpoint {
+            image: stored.id,
+            parent,
+            stored,
+            by_source,
+            rounds,
+            last_round,
+            pause,
+            audit: outcome,
+            total: begun.elapsed(),
+        })
+    }
+
+    /// A writer for an increment to `parent`, or for a base if there is none or it is gone from the store.
+    fn begin(
+        &self,
+        store: &Store,
+        parent: Option<ImageId>,
+    ) -> Result<(Writer, Option<ImageId>), CheckpointError> {
+        let layout = Layout::new(self.ram.layout().page_size(), self.ram.slots().clone())?;
+        let spec = |parent| ImageSpec {
+            vm: self.facts().name.clone(),
+            parent,
+            layout: layout.clone(),
+            created: SystemTime::now(),
+        };
+        match store.begin(spec(parent)) {
+            Ok(writer) => Ok((writer, parent)),
+            Err(BeginError::Parent(error)) => {
+                tracing::warn!(%error, "the image to go on from is gone: this checkpoint is a base");
+                Ok((store.begin(spec(None))?, None))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Checkpoints {
+    fn parent(&self, store: &Store, options: CheckpointOptions) -> Option<ImageId> {
+        let newest = self.newest.as_ref().filter(|newest| newest.store == store.dir())?;
+        (!options.full && self.tracker.is_armed()).then_some(newest.image)
+    }
+}
+
+/// Copies in rounds while the guest runs; returns how many.
+fn rounds(epoch: &mut OpenEpoch<'_>, capture: &mut Capture<'_>, base: bool) -> Result<u32, CheckpointError> {
+    let mut previous = u64::MAX;
+    for round in 1..=MAX_ROUNDS {
+        let pages = epoch.round()?;
+        let count = pages.len();
+        if base && round == 1 {
+            capture.base(&pages)?;
+        } else {
+            capture.live(&pages)?;
+        }
+        // What was written while this round was copied is about what the next would find: stop when it is little, or
+        // when rounds no longer make it less (the guest writes as fast as they copy).
+        if count <= SMALL_ROUND || count > previous / 4 * 3 {
+            capture.expect(count);
+            return Ok(round);
+        }
+        previous = count;
+    }
+    capture.expect(previous);
+    Ok(MAX_ROUNDS)
+}
+
+fn observe(
+    audit: &mut Option<Audit>,
+    ram: &Ram,
+    epoch: &DirtyPages,
+) -> Result<AuditOutcome, CheckpointError> {
+    let begun = Instant::now();
+    let (pages, digest) = if let Some(audit) = audit {
+        let report = audit.observe(ram, epoch)?;
+        if !report.escapes.is_empty() {
+            return Err(CheckpointError::Escapes(report.escapes));
+        }
+        (report.pages, audit.digest())
+    } else {
+        (0, audit.insert(Audit::begin(ram.slots(), ram)?).digest())
+    };
+    Ok(AuditOutcome { elapsed: begun.elapsed(), pages, digest })
+}

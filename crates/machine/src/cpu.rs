@@ -1,0 +1,88 @@
+//! One vCPU as the thread that runs it sees it.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a vCPU came back from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Return {
+    /// It was kicked, or a signal came: look at the gate and go on.
+    Kicked,
+    /// Its dirty ring reached the soft limit: have it drained, then go on.
+    RingFull,
+    /// The machine ends.
+    End(End),
+}
+
+/// How a machine came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The guest reset or switched off the machine, or fell into a triple fault.
+    Shutdown,
+    /// The guest ended with a code.
+    Exit(u8),
+    /// The monitor was told to end it.
+    Stopped,
+}
+
+/// A vCPU cannot go on.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("vCPU {vcpu} cannot go on: {what}; the guest is stopped")]
+pub struct CpuError {
+    /// Which vCPU.
+    pub vcpu: u32,
+    /// What happened.
+    pub what: String,
+}
+
+/// A vCPU on either hypervisor.
+pub(crate) trait Cpu: Send {
+    /// Runs the guest until something needs its thread; port I/O is answered inside.
+    ///
+    /// # Errors
+    /// If the hypervisor or the guest program cannot go on.
+    fn run(&mut self) -> Result<Return, CpuError>;
+
+    /// Completes an operation that the last exit left half done, so that nothing writes guest memory afterwards
+    /// (a port read whose data KVM stores on the *next* `KVM_RUN`). The vCPU runs no guest code.
+    ///
+    /// # Errors
+    /// If the hypervisor refuses.
+    fn settle(&mut self) -> Result<(), CpuError>;
+
+    /// The state to go on from.
+    ///
+    /// # Errors
+    /// If the hypervisor refuses.
+    fn save(&mut self) -> Result<Opaque, CpuError>;
+}
+
+/// State that only the hypervisor which saved it can read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Opaque(#[serde(with = "serde_bytes_vec")] pub Vec<u8>);
+
+/// CBOR byte strings instead of arrays of numbers.
+mod serde_bytes_vec {
+    use serde::{Deserializer, Serializer, de};
+    use std::fmt;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl de::Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a byte string")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}

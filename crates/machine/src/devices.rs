@@ -1,0 +1,7 @@
+//! The devices of the reference machine.
+
+mod ports;
+mod serial;
+
+pub use ports::{PortEffect, Ports};
+pub use serial::{Console, SerialPort, SerialSaved};

@@ -1,0 +1,224 @@
+//! A machine: memory, vCPUs, devices and the tracker that watches them.
+
+mod check;
+mod create;
+mod error;
+mod frame;
+mod halt;
+mod restore;
+mod seats;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ringmark_guest::{Config, Status};
+use ringmark_image::ImageId;
+use ringmark_track::{Audit, Chosen, Event, EventLog, Tracker};
+
+use crate::clock::Clock;
+use crate::cpu::{CpuError, End};
+use crate::devices::Ports;
+use crate::gate::StopTimeout;
+use crate::platform::{Hypervisor, Platform};
+use crate::ram::Ram;
+use crate::stage::Stage;
+use crate::threads::CpuThreads;
+use crate::words::RamWords;
+
+pub use check::{CheckError, CheckReport};
+pub use error::{CreateError, RestoreError};
+pub(crate) use halt::Halt;
+pub use restore::RestoreOptions;
+
+/// A machine that runs, or is stopped between two instructions.
+///
+/// # Who holds what
+/// * vCPU threads hold their vCPU while they run it, and a handle to the tracker's collector; nothing else.
+/// * [`run_state`](Self) is held by whoever stops or resumes the guest, and by a checkpoint from its stop to its resume,
+///   so a pause asked for by the operator never comes between the two.
+/// * The tracker and what belongs to checkpoints are under one lock, held for the whole of a checkpoint: there is one at a
+///   time, and a second one is refused, not queued.
+///
+/// Lock order: checkpoints, then run state, then the clock.
+#[derive(Debug)]
+pub struct Machine {
+    // Dropped in this order: no thread may touch memory or VM after they are gone.
+    clock: Option<Clock>,
+    pub(crate) threads: CpuThreads,
+    pub(crate) checkpoints: Mutex<Checkpoints>,
+    platform: Platform,
+    ports: Arc<Ports>,
+    pub(crate) ram: Ram,
+    facts: Facts,
+    run_state: Mutex<RunState>,
+    events: EventLog,
+    guest: Option<Config>,
+    pub(crate) checkpoint_running: AtomicBool,
+    started: Instant,
+}
+
+/// What does not change in a machine's life.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The machine's name.
+    pub name: String,
+    /// Which hypervisor runs it.
+    pub hypervisor: Hypervisor,
+    /// Why that one.
+    pub hypervisor_why: String,
+    /// How its writes are tracked, and why so.
+    pub tracking: Chosen,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Bytes of guest memory.
+    pub memory: u64,
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// The image it was restored from.
+    pub restored_from: Option<ImageId>,
+}
+
+/// What the operator asked of the vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// They run, except in the pause of a checkpoint.
+    Running,
+    /// They stand still until they are resumed.
+    Paused,
+}
+
+/// What checkpoints keep from one to the next.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    pub(crate) tracker: Tracker,
+    pub(crate) stage: Stage,
+    /// The image that the next increment goes on from.
+    pub(crate) newest: Option<Newest>,
+    pub(crate) audited: bool,
+    pub(crate) audit: Option<Audit>,
+}
+
+/// An image and the store it is in: an increment needs its parent beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Newest {
+    pub(crate) image: ImageId,
+    pub(crate) store: PathBuf,
+}
+
+/// The guest could not be stopped or resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum PauseError {
+    /// Some vCPU did not leave the guest.
+    #[error(transparent)]
+    Stop(#[from] StopTimeout),
+    /// The machine is no more.
+    #[error("the machine has ended; there is no guest to stop or resume")]
+    Ended,
+}
+
+impl Machine {
+    /// What does not change in the machine's life.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// The devices that answer at ports, the console among them.
+    #[must_use]
+    pub fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// When the machine was made in this process.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Whether the vCPUs run or were paused.
+    #[must_use]
+    pub fn run_state(&self) -> RunState {
+        *self.lock_run_state()
+    }
+
+    /// Whether a checkpoint is being taken.
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpoint_running.load(Ordering::Relaxed)
+    }
+
+    /// What the tracker had to report since this was last asked: each event is a hazard that was contained.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<Event> {
+        self.events.take()
+    }
+
+    /// Stops every vCPU; a machine that is paused stays so.
+    ///
+    /// # Errors
+    /// If a vCPU does not leave the guest, or the machine has ended.
+    pub fn pause(&self) -> Result<(), PauseError> {
+        self.ended()?;
+        let mut state = self.lock_run_state();
+        if *state == RunState::Running {
+            self.threads.stop()?;
+            *state = RunState::Paused;
+        }
+        Ok(())
+    }
+
+    /// Lets every vCPU run; a machine that runs goes on.
+    ///
+    /// # Errors
+    /// If the machine has ended.
+    pub fn resume(&self) -> Result<(), PauseError> {
+        self.ended()?;
+        let mut state = self.lock_run_state();
+        *state = RunState::Running;
+        self.threads.resume();
+        Ok(())
+    }
+
+    fn ended(&self) -> Result<(), PauseError> {
+        self.threads.outcome().map_or(Ok(()), |_| Err(PauseError::Ended))
+    }
+
+    /// How the machine ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Result<End, CpuError>> {
+        self.threads.outcome()
+    }
+
+    /// Waits until the guest has ended, or [`end`](Self::end) was called.
+    ///
+    /// # Errors
+    /// If a vCPU could not go on.
+    pub fn wait(&self) -> Result<End, CpuError> {
+        self.threads.wait()
+    }
+
+    /// Ends the machine from outside.
+    pub fn end(&self) {
+        self.threads.end();
+    }
+
+    /// Pages that the built-in guest's vCPUs have written; `None` for a kernel of the operator's.
+    #[must_use]
+    pub fn pages_written(&self) -> Option<u64> {
+        let config = self.guest.as_ref()?;
+        let written = |writer| Status::load(&mut RamWords(&self.ram), config, writer).map(|s| s.written);
+        (0..config.writers).map(written).sum::<Result<u64, _>>().ok()
+    }
+
+    fn lock_run_state(&self) -> MutexGuard<'_, RunState> {
+        self.run_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,190 @@
+//! The two hypervisors under a machine.
+
+mod kvm;
+mod soft;
+
+use std::io;
+use std::sync::Arc;
+
+use ringmark_abi::{Errno, MemoryRegion, Vm, mem};
+use ringmark_kvm::OpenError;
+
+use crate::cpu::Opaque;
+use crate::machine::CreateError;
+use crate::ram::Ram;
+
+use ringmark_dirty::PageSize;
+
+pub(crate) use kvm::{KvmCpu, KvmPlatform, enter_pvh, restore_vcpu};
+pub(crate) use soft::{SoftCpu, SoftPlatform};
+
+/// Which hypervisor a machine asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HypervisorWish {
+    /// KVM if this process may use one, else the engine.
+    #[default]
+    Auto,
+    /// `/dev/kvm`, or an error.
+    Kvm,
+    /// The software engine.
+    Engine,
+}
+
+/// Which hypervisor a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hypervisor {
+    /// `/dev/kvm`.
+    Kvm,
+    /// The software engine.
+    Engine,
+}
+
+impl Hypervisor {
+    /// `kvm` or `engine`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Engine => "engine",
+        }
+    }
+}
+
+/// A hypervisor could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum PlatformError {
+    /// `/dev/kvm` cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An ioctl or its like was refused.
+    #[error("{doing} failed: {errno}")]
+    Refused {
+        /// What was being done.
+        doing: String,
+        /// The answer.
+        errno: Errno,
+    },
+    /// An event descriptor could not be had.
+    #[error("an event descriptor could not be had: {0}; raise the limit on open files")]
+    Events(#[source] io::Error),
+    /// A saved state is not what this hypervisor saves.
+    #[error("the saved state of {part} is damaged or of another hypervisor: {what}")]
+    State {
+        /// The part.
+        part: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A guest program cannot be placed in memory.
+    #[error("the built-in guest does not fit: {0}")]
+    Guest(#[from] ringmark_guest::ConfigError),
+    /// This host's processor is not one that the hypervisor backend knows.
+    #[error("machines on KVM need an x86-64 host; use --hypervisor engine")]
+    Architecture,
+}
+
+impl PlatformError {
+    fn refused(doing: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        let doing = doing.into();
+        move |errno| Self::Refused { doing, errno }
+    }
+}
+
+/// Everything a hypervisor holds beside memory, at a cut.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct PlatformSaved {
+    /// Interrupt controllers, timers, clocks: opaque but to the hypervisor that saved them.
+    pub devices: Opaque,
+    /// Names of parts that this host could not give.
+    pub absent: Vec<String>,
+}
+
+/// The hypervisor under one machine.
+#[derive(Debug)]
+pub(crate) enum Platform {
+    Kvm(KvmPlatform),
+    Soft(SoftPlatform),
+}
+
+impl Platform {
+    /// The hypervisor that `wish` means on this host, and why it is that one. `kernel`: the engine cannot run it.
+    pub(crate) fn choose(
+        wish: HypervisorWish,
+        kernel: bool,
+        page_size: PageSize,
+    ) -> Result<(Self, String), CreateError> {
+        let soft = || Self::Soft(SoftPlatform::new(page_size));
+        match wish {
+            HypervisorWish::Engine if kernel => Err(CreateError::KernelOnEngine),
+            HypervisorWish::Engine => Ok((soft(), "asked for".into())),
+            HypervisorWish::Kvm => Ok((Self::Kvm(KvmPlatform::new()?), "asked for".into())),
+            HypervisorWish::Auto => match KvmPlatform::new() {
+                Ok(kvm) => Ok((Self::Kvm(kvm), "this host has a usable /dev/kvm".into())),
+                Err(error) if kernel => Err(error.into()),
+                Err(error) => Ok((soft(), error.to_string())),
+            },
+        }
+    }
+
+    pub(crate) fn hypervisor(&self) -> Hypervisor {
+        match self {
+            Self::Kvm(_) => Hypervisor::Kvm,
+            Self::Soft(_) => Hypervisor::Engine,
+        }
+    }
+
+    pub(crate) fn vm(&self) -> Arc<dyn Vm> {
+        match self {
+            Self::Kvm(kvm) => Arc::new(kvm.vm().clone()),
+            Self::Soft(soft) => Arc::new(soft.vm().clone()),
+        }
+    }
+
+    /// The kernel's VM.
+    pub(crate) fn kvm(&self) -> Result<&KvmPlatform, PlatformError> {
+        match self {
+            Self::Kvm(kvm) => Ok(kvm),
+            Self::Soft(_) => Err(PlatformError::Architecture),
+        }
+    }
+
+    /// The engine's VM.
+    pub(crate) fn soft(&mut self) -> Result<&mut SoftPlatform, PlatformError> {
+        match self {
+            Self::Soft(soft) => Ok(soft),
+            Self::Kvm(_) => Err(PlatformError::Architecture),
+        }
+    }
+
+    /// What the hypervisor holds beside memory and vCPUs; saving it may write guest memory.
+    pub(crate) fn save(&self) -> Result<PlatformSaved, PlatformError> {
+        match self {
+            Self::Kvm(kvm) => kvm.save(),
+            Self::Soft(soft) => soft.save(),
+        }
+    }
+}
+
+/// Puts guest memory behind its memslots. Logging stays off until a tracker arms it.
+pub(crate) fn attach_memory(vm: &Arc<dyn Vm>, ram: &Ram) -> Result<(), PlatformError> {
+    for ((slot, start, size), (_, host)) in ram.layout().ranges().zip(ram.host_addresses()) {
+        let region = MemoryRegion {
+            slot,
+            flags: mem::NONE,
+            guest_phys_addr: start,
+            memory_size: size,
+            userspace_addr: host,
+        };
+        attach(vm.as_ref(), &region)?;
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code, reason = "the promise that guest memory outlives its memslot is made here")]
+fn attach(vm: &dyn Vm, region: &MemoryRegion) -> Result<(), PlatformError> {
+    // SAFETY: the region is one mapping of `Ram`, which a machine drops after its VM and vCPUs (the order of the fields
+    // of `Machine`), and which is never unmapped or replaced before.
+    unsafe { vm.set_user_memory_region(region) }
+        .map_err(PlatformError::refused(format!("adding memslot {}", region.slot)))
+}

@@ -1,0 +1,199 @@
+//! Guest memory: one memfd, mapped once, every write of the monitor marked.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
+use ringmark_track::{MemoryError, MonitorLog, SlotLog};
+use rustix::fs::{MemfdFlags, SeekFrom};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress,
+};
+
+use crate::layout::RamLayout;
+
+/// Guest memory that marks what the monitor writes through it.
+pub(crate) type MarkedMemory = GuestMemoryMmap<SlotLog>;
+
+/// The memory of a machine.
+///
+/// It is one memfd: its holes are pages that were never written, so a first checkpoint skips them, and the descriptor
+/// can be handed to another process. Everything that the monitor writes goes through [`guest`](Self::guest), whose
+/// bitmap marks a page after the write; vCPUs write through the mapping itself and are seen by their rings.
+#[derive(Clone, Debug)]
+pub struct Ram {
+    layout: RamLayout,
+    table: SlotTable,
+    log: MonitorLog,
+    guest: MarkedMemory,
+    file: Arc<File>,
+}
+
+/// Why memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The kernel refused the memory object.
+    #[error("{bytes} bytes of guest memory could not be had: {source}; give less --memory or free some")]
+    Create {
+        /// Bytes asked for.
+        bytes: u64,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel refused the mapping.
+    #[error("guest memory could not be mapped: {0}; give less --memory or raise the limit on address space")]
+    Map(String),
+}
+
+impl Ram {
+    /// Fresh memory, all zero.
+    ///
+    /// # Errors
+    /// If the kernel has no memory or no address space for it.
+    pub fn new(layout: RamLayout) -> Result<Self, RamError> {
+        let bytes = layout.bytes();
+        let table =
+            SlotTable::new(layout.slots().iter().copied()).map_err(|e| RamError::Map(e.to_string()))?;
+        let log = MonitorLog::new(&table, layout.page_size());
+        let create = |source: rustix::io::Errno| RamError::Create { bytes, source: source.into() };
+        let fd = rustix::fs::memfd_create("ringmark-guest", MemfdFlags::CLOEXEC).map_err(create)?;
+        rustix::fs::ftruncate(&fd, bytes).map_err(create)?;
+        let file = Arc::new(File::from(fd));
+        let mut regions = Vec::new();
+        let mut offset = 0;
+        for (slot, (_, start, size)) in layout.slots().iter().zip(layout.ranges()) {
+            let map_error = |e: &dyn std::fmt::Display| RamError::Map(e.to_string());
+            let length = usize::try_from(size).map_err(|e| map_error(&e))?;
+            let marks =
+                log.slot(slot.id).cloned().ok_or_else(|| RamError::Map("a memslot has no log".into()))?;
+            let mapping = MmapRegionBuilder::new_with_bitmap(length, marks)
+                .with_file_offset(FileOffset::from_arc(Arc::clone(&file), offset))
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+                .build()
+                .map_err(|e| map_error(&e))?;
+            let region = GuestRegionMmap::new(mapping, GuestAddress(start))
+                .ok_or_else(|| RamError::Map("the region runs past the end of guest memory".into()))?;
+            regions.push(region);
+            offset += size;
+        }
+        let guest = GuestMemoryMmap::from_regions(regions).map_err(|e| RamError::Map(e.to_string()))?;
+        Ok(Self { layout, table, log, guest, file })
+    }
+
+    /// Slots and page size.
+    #[must_use]
+    pub fn layout(&self) -> &RamLayout {
+        &self.layout
+    }
+
+    /// The memslots.
+    #[must_use]
+    pub fn slots(&self) -> &SlotTable {
+        &self.table
+    }
+
+    /// The log of the monitor's own writes.
+    #[must_use]
+    pub fn log(&self) -> &MonitorLog {
+        &self.log
+    }
+
+    /// The memory as vm-memory sees it; what is written through it is marked.
+    #[must_use]
+    pub fn guest(&self) -> &MarkedMemory {
+        &self.guest
+    }
+
+    /// Address of each slot's memory in this process.
+    pub fn host_addresses(&self) -> impl Iterator<Item = (SlotId, u64)> + '_ {
+        self.layout.slots().iter().zip(self.guest.iter()).map(|(slot, region)| {
+            let start = region.get_host_address(MemoryRegionAddress(0)).map_or(0, |p| p.expose_provenance());
+            (slot.id, start as u64)
+        })
+    }
+
+    /// Guest-physical address of page `offset` of `slot`.
+    #[must_use]
+    pub fn address(&self, slot: SlotId, offset: u64) -> Option<GuestAddress> {
+        let gfn = self.table.get(slot)?.gfn(offset)?;
+        self.layout.page_size().address(gfn).map(GuestAddress)
+    }
+
+    /// Copies whole pages of `slot`, from page `offset` on, into `buffer`.
+    ///
+    /// # Errors
+    /// If the pages do not lie in the slot.
+    pub fn read_pages(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let start = self.address(slot, offset).ok_or_else(|| outside(slot, offset))?;
+        self.guest.read_slice(buffer, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
+    }
+
+    /// Writes whole pages of `slot`, from page `offset` on, and marks them as written by the monitor.
+    ///
+    /// # Errors
+    /// If the pages do not lie in the slot.
+    pub fn write_pages(&self, slot: SlotId, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let start = self.address(slot, offset).ok_or_else(|| outside(slot, offset))?;
+        self.guest.write_slice(bytes, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
+    }
+
+    /// The pages that hold data: all but the holes of the memfd.
+    ///
+    /// A hole is a page that nobody ever wrote or read: it is zero. tmpfs counts a page that was swapped out as data, so
+    /// this does not take swapped pages for absent ones as `mincore` does.
+    ///
+    /// # Errors
+    /// If the kernel cannot walk the file.
+    pub fn present(&self) -> io::Result<DirtyPages> {
+        let mut present = DirtyPages::new(&self.table);
+        let page = self.layout.page_size();
+        let mut base = 0;
+        for (id, _, size) in self.layout.ranges() {
+            if let Some(set) = present.slot_mut(id) {
+                for data in data_runs(&self.file, base..base + size)? {
+                    let first = page.pages_in(data.start - base);
+                    let end = page.pages_in((data.end - base).next_multiple_of(page.bytes()));
+                    set.insert_range(first..end);
+                }
+            }
+            base += size;
+        }
+        Ok(present)
+    }
+}
+
+pub(crate) fn outside(slot: SlotId, offset: u64) -> MemoryError {
+    MemoryError { slot, offset, error: "it lies outside guest memory".into() }
+}
+
+/// The runs of data in `range` of `file`, in bytes.
+fn data_runs(file: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    let mut runs = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) if start < range.end => start,
+            Ok(_) | Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(range.end);
+        runs.push(start..end);
+        at = end;
+    }
+    Ok(runs)
+}
+
+impl ringmark_track::Memory for Ram {
+    fn page_size(&self) -> PageSize {
+        self.layout.page_size()
+    }
+
+    fn read(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.read_pages(slot, offset, buffer)
+    }
+}

@@ -1,0 +1,212 @@
+//! The threads that run vCPUs.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::cpu::{Cpu, CpuError, End, Opaque, Return};
+use crate::gate::{Gate, Pass, StopTimeout};
+
+/// How long a stop waits for vCPUs. A kick takes microseconds; a vCPU behind a drain of its ring, milliseconds.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Makes one vCPU leave the guest; may be called from any thread at any time.
+pub(crate) type Kick = Box<dyn Fn() + Send + Sync>;
+
+/// Has one vCPU's full ring drained, and returns when there is room again.
+pub(crate) type Drain = Box<dyn Fn() -> Result<(), String> + Send>;
+
+/// One vCPU with what its thread needs.
+pub(crate) struct Seat {
+    /// The vCPU.
+    pub cpu: Box<dyn Cpu>,
+    /// Makes it leave the guest.
+    pub kick: Kick,
+    /// Has its ring drained.
+    pub drain: Drain,
+}
+
+/// How the machine ended, or nothing while it lives.
+#[derive(Debug, Default)]
+struct Outcome {
+    ended: Mutex<Option<Result<End, CpuError>>>,
+    changed: Condvar,
+}
+
+type SharedCpu = Arc<Mutex<Box<dyn Cpu>>>;
+
+/// All vCPU threads of a machine.
+///
+/// A thread holds its vCPU's lock exactly while it runs the guest; parked at the gate it does not. So whoever has closed
+/// the gate may lock every vCPU, save its state and complete its last exit, and nothing else may.
+pub(crate) struct CpuThreads {
+    gate: Arc<Gate>,
+    cpus: Vec<SharedCpu>,
+    kicks: Arc<Vec<Kick>>,
+    outcome: Arc<Outcome>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl CpuThreads {
+    /// Starts a thread for each seat; all wait at the closed gate.
+    ///
+    /// # Errors
+    /// If the system has no thread left.
+    pub(crate) fn start(seats: Vec<Seat>) -> std::io::Result<Self> {
+        let gate = Arc::new(Gate::closed(seats.len()));
+        let outcome = Arc::new(Outcome::default());
+        let (mut cpus, mut kicks, mut drains) = (Vec::new(), Vec::new(), Vec::new());
+        for seat in seats {
+            cpus.push(Arc::new(Mutex::new(seat.cpu)));
+            kicks.push(seat.kick);
+            drains.push(seat.drain);
+        }
+        let threads = Self { gate, cpus, kicks: Arc::new(kicks), outcome, handles: Mutex::new(Vec::new()) };
+        for (index, drain) in drains.into_iter().enumerate() {
+            let thread = CpuThread {
+                cpu: Arc::clone(&threads.cpus[index]),
+                gate: Arc::clone(&threads.gate),
+                kicks: Arc::clone(&threads.kicks),
+                outcome: Arc::clone(&threads.outcome),
+                index,
+                drain,
+            };
+            let handle = thread::Builder::new().name(format!("vcpu{index}")).spawn(move || thread.run())?;
+            lock(&threads.handles).push(handle);
+        }
+        Ok(threads)
+    }
+
+    /// Stops every vCPU. On return none runs guest code or is inside the hypervisor.
+    ///
+    /// # Errors
+    /// If one does not come back in time; then none is stopped.
+    pub(crate) fn stop(&self) -> Result<(), StopTimeout> {
+        self.gate.close(STOP_LIMIT, || kick_all(&self.kicks))
+    }
+
+    /// Lets every vCPU run.
+    pub(crate) fn resume(&self) {
+        self.gate.open();
+    }
+
+    /// Completes every vCPU's last exit and saves its state. The gate must be closed; a vCPU that runs is waited for.
+    ///
+    /// # Errors
+    /// If the hypervisor refuses.
+    pub(crate) fn save(&self) -> Result<Vec<Opaque>, CpuError> {
+        // All exits are completed before any state is read: completing one may write memory, never another's registers.
+        self.cpus.iter().try_for_each(|cpu| lock(cpu).settle())?;
+        self.cpus.iter().map(|cpu| lock(cpu).save()).collect()
+    }
+
+    /// How the machine ended, if it has.
+    #[must_use]
+    pub(crate) fn outcome(&self) -> Option<Result<End, CpuError>> {
+        lock(&self.outcome.ended).clone()
+    }
+
+    /// Waits until the machine has ended.
+    ///
+    /// # Errors
+    /// If it ended because a vCPU could not go on.
+    pub(crate) fn wait(&self) -> Result<End, CpuError> {
+        let mut ended = lock(&self.outcome.ended);
+        loop {
+            if let Some(outcome) = ended.clone() {
+                return outcome;
+            }
+            ended = self.outcome.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the machine from outside.
+    pub(crate) fn end(&self) {
+        self.outcome.set(Ok(End::Stopped));
+        self.gate.end(|| kick_all(&self.kicks));
+    }
+}
+
+impl Drop for CpuThreads {
+    fn drop(&mut self) {
+        self.end();
+        for handle in lock(&self.handles).drain(..) {
+            // A thread that panicked has said so; there is nothing left to undo here.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl fmt::Debug for CpuThreads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuThreads").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kick_all(kicks: &[Kick]) {
+    kicks.iter().for_each(|kick| kick());
+}
+
+impl Outcome {
+    /// The first outcome stays.
+    fn set(&self, outcome: Result<End, CpuError>) {
+        lock(&self.ended).get_or_insert(outcome);
+        self.changed.notify_all();
+    }
+}
+
+/// What one thread owns. Dropping it is the thread's leave, also where it panics: a stop must not wait for it.
+struct CpuThread {
+    cpu: SharedCpu,
+    gate: Arc<Gate>,
+    kicks: Arc<Vec<Kick>>,
+    outcome: Arc<Outcome>,
+    index: usize,
+    drain: Drain,
+}
+
+impl CpuThread {
+    fn run(self) {
+        let ended = self.guest_loop();
+        if let Some(outcome) = ended {
+            self.outcome.set(outcome);
+            self.gate.end(|| kick_all(&self.kicks));
+        }
+    }
+
+    fn guest_loop(&self) -> Option<Result<End, CpuError>> {
+        loop {
+            if self.gate.pass() == Pass::End {
+                return None;
+            }
+            let returned = lock(&self.cpu).run();
+            match returned {
+                Ok(Return::Kicked) => {}
+                Ok(Return::RingFull) => {
+                    if let Err(what) = (self.drain)() {
+                        let vcpu = u32::try_from(self.index).unwrap_or(u32::MAX);
+                        return Some(Err(CpuError { vcpu, what }));
+                    }
+                }
+                Ok(Return::End(end)) => return Some(Ok(end)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl Drop for CpuThread {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let vcpu = u32::try_from(self.index).unwrap_or(u32::MAX);
+            self.outcome.set(Err(CpuError { vcpu, what: "its thread panicked".into() }));
+            self.gate.end(|| kick_all(&self.kicks));
+        }
+        self.gate.leave();
+    }
+}

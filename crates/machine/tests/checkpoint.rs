@@ -1,0 +1,181 @@
+//! Checkpoint and restore, the whole way.
+
+mod common;
+
+use std::io;
+use std::time::Duration;
+
+use common::{checkpoint, create, guest, let_write, on_each, store};
+use ringmark_guest::Pattern;
+use ringmark_machine::{
+    CheckpointError, CheckpointOptions, HypervisorWish, Machine, RestoreOptions, RunState,
+};
+use ringmark_track::Wish;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn options(hypervisor: HypervisorWish, tracking: Wish) -> RestoreOptions {
+    RestoreOptions { name: None, hypervisor, tracking, audit: true }
+}
+
+/// Takes a base and increments while the guest writes; kills it; restores each image; the guest finds itself whole.
+fn chain(hypervisor: HypervisorWish, tracking: Wish, pattern: Pattern) {
+    let (_dir, store) = store();
+    let machine = create(guest(hypervisor, tracking, pattern));
+    machine.resume().unwrap();
+    let mut images = Vec::new();
+    for number in 0..4 {
+        let_write(&machine, 500);
+        let taken = checkpoint(&machine, &store);
+        assert_eq!(taken.parent, images.last().copied(), "checkpoint {number}");
+        assert_eq!(taken.by_source.total(), taken.stored.pages);
+        assert_eq!(taken.by_source.event, 0, "{:?}", machine.take_events());
+        images.push(taken.image);
+    }
+    drop(machine);
+
+    for id in images {
+        let image = store.image(id).unwrap();
+        let restored = Machine::restore(&store, &image, options(hypervisor, tracking), Box::new(io::sink()))
+            .unwrap_or_else(|e| panic!("{e}"));
+        let memory = restored.check_memory().unwrap();
+        assert_eq!(memory.damaged, 0, "{memory:?}");
+        assert!(memory.lanes > 0);
+        restored.resume().unwrap();
+        let_write(&restored, 500);
+        let report = restored.check(LIMIT).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((report.guest.damaged, report.memory.damaged), (0, 0), "{report:?}");
+        // It goes on from the image: its next checkpoint is an increment to it.
+        let next = checkpoint(&restored, &store);
+        assert_eq!(next.parent, Some(id));
+        assert!(next.stored.pages < image.summary().memory_bytes / 4096);
+    }
+}
+
+#[test]
+fn a_chain_with_rings_restores_to_any_image() {
+    on_each("a chain with rings", |hypervisor| {
+        chain(hypervisor, Wish::Ring { entries: None }, Pattern::Sequential);
+    });
+}
+
+#[test]
+fn a_chain_with_bitmaps_restores_to_any_image() {
+    on_each("a chain with bitmaps", |hypervisor| chain(hypervisor, Wish::Bitmap, Pattern::Zipf));
+}
+
+#[test]
+fn the_other_patterns_too() {
+    on_each("other patterns", |hypervisor| {
+        for pattern in [Pattern::Uniform, Pattern::Bursty { burst: 64, idle: 1000 }, Pattern::Rewrite] {
+            chain(hypervisor, Wish::Auto, pattern);
+        }
+    });
+}
+
+#[test]
+fn each_kind_of_writer_is_seen_by_its_source() {
+    on_each("sources", |hypervisor| {
+        let (_dir, store) = store();
+        let machine = create(guest(hypervisor, Wish::Ring { entries: None }, Pattern::Uniform));
+        machine.resume().unwrap();
+        let_write(&machine, 100);
+        checkpoint(&machine, &store);
+        let_write(&machine, 100);
+        std::thread::sleep(Duration::from_millis(30));
+        let taken = checkpoint(&machine, &store);
+        assert!(taken.by_source.ring > 0 && taken.by_source.monitor > 0, "{:?}", taken.by_source);
+        // The engine follows arm64's rules: its interrupt controller saved its tables with no vCPU running.
+        assert_eq!(taken.by_source.bitmap > 0, hypervisor == HypervisorWish::Engine, "{:?}", taken.by_source);
+    });
+}
+
+#[test]
+fn a_checkpoint_of_a_paused_machine_leaves_it_paused() {
+    on_each("paused", |hypervisor| {
+        let (_dir, store) = store();
+        let machine = create(guest(hypervisor, Wish::Auto, Pattern::Sequential));
+        machine.resume().unwrap();
+        let_write(&machine, 100);
+        machine.pause().unwrap();
+        let written = machine.pages_written();
+        checkpoint(&machine, &store);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(machine.run_state(), RunState::Paused);
+        assert_eq!(machine.pages_written(), written);
+        machine.resume().unwrap();
+        let_write(&machine, 100);
+    });
+}
+
+/// The store is taken away in the midst: the pages of the failed epoch are in the next image.
+#[test]
+fn after_a_failed_checkpoint_the_next_contains_its_pages() {
+    on_each("failed checkpoint", |hypervisor| {
+        let (_dir, store) = store();
+        let machine = create(guest(hypervisor, Wish::Auto, Pattern::Uniform));
+        machine.resume().unwrap();
+        let_write(&machine, 500);
+        let base = checkpoint(&machine, &store);
+        let_write(&machine, 500);
+
+        let partial = store.dir().join("partial");
+        let mut gone = false;
+        let failed = machine.checkpoint(&store, CheckpointOptions::default(), &mut |progress| {
+            if progress.phase == ringmark_machine::Phase::Writing && !gone {
+                gone = true;
+            }
+            if progress.phase == ringmark_machine::Phase::Paused {
+                std::fs::remove_dir_all(&partial).unwrap();
+            }
+        });
+        assert!(matches!(failed, Err(CheckpointError::Write(_))), "{failed:?}");
+        assert_eq!(machine.run_state(), RunState::Running);
+        std::fs::create_dir(&partial).unwrap();
+
+        let_write(&machine, 500);
+        let next = checkpoint(&machine, &store);
+        assert_eq!(next.parent, Some(base.image));
+        assert!(next.by_source.carried > 0, "{:?}", next.by_source);
+        drop(machine);
+        let image = store.image(next.image).unwrap();
+        let restored =
+            Machine::restore(&store, &image, options(hypervisor, Wish::Auto), Box::new(io::sink()))
+                .unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(restored.check_memory().unwrap().damaged, 0);
+        restored.resume().unwrap();
+        assert_eq!(restored.check(LIMIT).unwrap().guest.damaged, 0);
+    });
+}
+
+/// Small rings fill all the time; the collector drains them, and nothing is lost.
+#[test]
+fn small_rings_that_fill_lose_nothing() {
+    on_each("small rings", |hypervisor| {
+        chain(hypervisor, Wish::Ring { entries: Some(1024) }, Pattern::Uniform);
+    });
+}
+
+/// The negative control of the in-guest check: a page put back to an older state is named.
+#[test]
+fn a_page_that_was_lost_is_noticed() {
+    on_each("a lost page", |hypervisor| {
+        let (_dir, store) = store();
+        let machine = create(guest(hypervisor, Wish::Auto, Pattern::Sequential));
+        machine.resume().unwrap();
+        let_write(&machine, 5000);
+        let old = checkpoint(&machine, &store);
+        let_write(&machine, 5000);
+        machine.pause().unwrap();
+        // The hot region lies behind the ledger; its middle is surely a hot page.
+        let image = store.image(old.image).unwrap();
+        let slot = machine.ram().slots().iter().next().unwrap().id;
+        let hot = machine.hot_region().unwrap();
+        let offset = (hot.start + (hot.end - hot.start) / 2) / machine.facts().page_size;
+        let mut page = vec![0; usize::try_from(machine.facts().page_size).unwrap()];
+        image.page(slot, offset, &mut page).unwrap();
+        machine.ram().write_pages(slot, offset, &page).unwrap();
+        let report = machine.check_memory().unwrap();
+        assert!(report.damaged > 0);
+    });
+}
