@@ -1,3 +1,43 @@
 //! The program `ringmark`.
 
-fn main() {}
+mod args;
+mod commands;
+mod console;
+mod failure;
+mod host;
+mod machine_errors;
+mod output;
+mod paths;
+mod progress;
+mod remote;
+mod service;
+mod size;
+mod store;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("RINGMARK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+    let Cli { command, json, quiet } = cli;
+    let result = match &command {
+        Command::Demo(args) => commands::demo::run(args, json, quiet),
+        Command::Run(args) => commands::run::run(args, quiet),
+        Command::Checkpoint(args) => commands::checkpoint::run(args, json, quiet),
+        Command::Restore(args) => commands::restore::run(args, quiet),
+        Command::Images(args) => commands::images::run(args, json),
+        Command::Verify(args) => commands::verify::run(args, json, quiet),
+        Command::Doctor => return commands::doctor::run(json),
+        Command::Conformance(args) => commands::conformance::run(args, json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}

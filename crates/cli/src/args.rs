@@ -1,0 +1,283 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::size::Bytes;
+
+/// Dirty-memory tracking, live incremental checkpoints and live migration of virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "ringmark", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Print one JSON document on stdout and nothing else there.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// No progress on stderr; errors still are.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done                                  7  no usable hypervisor (see `ringmark doctor`)
+  1  failed, for a reason that was said    8  the store could not take the image
+  2  wrong usage                           9  the kernel file cannot be booted
+  3  an image is invalid                  10  no such machine or image
+  4  a layer of an image is missing       11  tracking is not possible as asked
+  5  an image cannot be restored here     12  a check of memory failed
+  6  the name is taken                    13  the machine is busy";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run, checkpoint, kill, restore and check a guest: the whole way, in under a minute.
+    Demo(DemoArgs),
+    /// Run a machine in the foreground.
+    Run(RunArgs),
+    /// Take a checkpoint of a running machine.
+    Checkpoint(CheckpointArgs),
+    /// Restore a machine from an image and run it in the foreground.
+    Restore(RestoreArgs),
+    /// List the images of a store.
+    Images(ImagesArgs),
+    /// Check images of a store.
+    Verify(VerifyArgs),
+    /// Say what this host can do, and what stands in the way.
+    Doctor,
+    /// Hold a hypervisor to the rules of KVM's dirty tracking.
+    Conformance(ConformanceArgs),
+}
+
+/// Which hypervisor runs the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Hypervisor {
+    /// KVM where this host has one that may be used, else the engine.
+    #[default]
+    Auto,
+    /// The kernel's, through /dev/kvm.
+    Kvm,
+    /// The software engine: no hardware, built-in guests only.
+    Engine,
+}
+
+/// How written pages are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tracking {
+    /// Rings where the hypervisor has them, with the backup bitmap where it offers one; else bitmaps.
+    #[default]
+    Auto,
+    /// Dirty rings, one a vCPU.
+    Ring,
+    /// A stand-alone bitmap a memslot.
+    Bitmap,
+}
+
+/// What a built-in guest does to its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pattern {
+    /// Page after page, round and round.
+    Sequential,
+    /// Any page, each as likely.
+    Uniform,
+    /// Few pages often, many seldom.
+    Zipf,
+    /// Nothing for a while, then many at once.
+    Bursty,
+    /// The same value again: pages are written and do not change.
+    Rewrite,
+}
+
+/// Where images live.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// The image store: a directory. By default `ringmark/images` in the XDG state folder.
+    #[arg(long, env = "RINGMARK_STORE", value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// How a machine is built.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MachineArgs {
+    /// Which hypervisor runs the guest.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) hypervisor: Hypervisor,
+
+    /// How written pages are found.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) tracking: Tracking,
+
+    /// Entries of each dirty ring: a power of two. By default as many as the hypervisor allows.
+    #[arg(long, value_name = "ENTRIES")]
+    pub(crate) ring_size: Option<u32>,
+
+    /// At every checkpoint, hash all of memory and fail if a page changed that no source reported. The guest stands
+    /// still for it (about 0.2 s a GiB and core), which is reported apart from the pause.
+    #[arg(long)]
+    pub(crate) audit: bool,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Which hypervisor runs the guest.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) hypervisor: Hypervisor,
+
+    /// How written pages are found.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) tracking: Tracking,
+
+    /// Guest memory.
+    #[arg(long, default_value = "256M", value_name = "SIZE")]
+    pub(crate) memory: Bytes,
+
+    /// Memory that the guest writes all the time.
+    #[arg(long, default_value = "32M", value_name = "SIZE")]
+    pub(crate) hot: Bytes,
+
+    /// Checkpoints to take; at least 2.
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub(crate) checkpoints: u32,
+
+    /// Keep the store of the demonstration here instead of removing it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The machine's name, by which other commands find it.
+    #[arg(long, default_value = "vm1")]
+    pub(crate) name: String,
+
+    /// An ELF image with a PVH note: a Linux `vmlinux`, or any other.
+    #[arg(long, value_name = "FILE", conflicts_with = "guest")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// The command line handed to the kernel.
+    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
+    pub(crate) cmdline: String,
+
+    /// A built-in guest, which certifies every page it writes.
+    #[arg(long, value_enum)]
+    pub(crate) guest: Option<Pattern>,
+
+    /// Memory that the built-in guest writes; by default a quarter of its memory.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) hot: Option<Bytes>,
+
+    /// Guest memory.
+    #[arg(long, default_value = "256M", value_name = "SIZE")]
+    pub(crate) memory: Bytes,
+
+    /// vCPUs.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) vcpus: u32,
+
+    /// How the machine is built.
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+
+    /// Where images live.
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// Arguments of `checkpoint`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointArgs {
+    /// The machine's name.
+    pub(crate) vm: String,
+
+    /// Take a base with every page instead of an increment.
+    #[arg(long)]
+    pub(crate) full: bool,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// A machine's name, for its newest image, or an image's identity or the beginning of one.
+    pub(crate) image: String,
+
+    /// The restored machine's name; by default that of the machine in the image.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// How the machine is built; the hypervisor must be the one the image was taken on.
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+
+    /// Where images live.
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// Arguments of `images`.
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// Only images of this machine.
+    pub(crate) vm: Option<String>,
+
+    /// Where images live.
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// A machine's name, an image's identity or the beginning of one; without it, every image of the store.
+    pub(crate) image: Option<String>,
+
+    /// Where images live.
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// Which implementation is held to the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConformanceTarget {
+    /// The software engine.
+    #[default]
+    Engine,
+    /// This host's /dev/kvm.
+    Kvm,
+}
+
+/// Which architecture's rules the engine plays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rules {
+    /// x86-64: total store order, no backup bitmap.
+    X86,
+    /// arm64: acquire and release, a backup bitmap, interrupt translation tables.
+    #[default]
+    Arm64,
+}
+
+/// Arguments of `conformance`.
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// Which implementation is held to the rules.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) target: ConformanceTarget,
+
+    /// Which architecture's rules the engine plays; a kernel has its own.
+    #[arg(long, value_enum)]
+    pub(crate) rules: Option<Rules>,
+
+    /// Only cases whose id or name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) case: Option<String>,
+
+    /// List the cases with what each proves and the kernel function it comes from; run none.
+    #[arg(long)]
+    pub(crate) list: bool,
+}

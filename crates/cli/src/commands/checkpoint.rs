@@ -1,0 +1,52 @@
+//! `ringmark checkpoint`: asks a running machine for an image.
+
+use indicatif::{BinaryBytes, HumanCount};
+use ringmark_control::{Checkpoint, CheckpointRequest, Client, ClientError};
+
+use crate::args::CheckpointArgs;
+use crate::failure::Result;
+use crate::progress::Pages;
+use crate::{output, paths, remote};
+
+/// Takes a checkpoint and says what it came to.
+pub(crate) fn run(args: &CheckpointArgs, as_json: bool, quiet: bool) -> Result {
+    let client = remote::connect(&paths::socket(&args.vm)?, &args.vm)?;
+    let taken = take(&client, &CheckpointRequest { full: args.full, ..Default::default() }, quiet || as_json)
+        .map_err(|error| remote::failure(&error))?;
+    if as_json {
+        output::json(&taken);
+    } else {
+        print(&args.vm, &taken);
+    }
+    Ok(())
+}
+
+/// Takes a checkpoint with a bar of progress.
+pub(crate) fn take(
+    client: &Client,
+    request: &CheckpointRequest,
+    silent: bool,
+) -> std::result::Result<Checkpoint, ClientError> {
+    let bar = Pages::new(silent);
+    let taken = client.checkpoint(request, |at| bar.show(&at.phase.to_string(), at.pages, at.pages_total));
+    bar.finish();
+    taken
+}
+
+fn print(vm: &str, taken: &Checkpoint) {
+    let parent = taken.parent.as_deref().map_or("a base".to_owned(), |id| format!("on {}", short(id)));
+    output::line(format_args!(
+        "{}: image {} of {vm}, {parent}: {} pages, {} stored; paused for {:.2} ms, durable after {:.0} ms",
+        taken.image,
+        short(&taken.image),
+        HumanCount(taken.pages),
+        BinaryBytes(taken.bytes),
+        taken.pause_ms,
+        taken.total_ms,
+    ));
+}
+
+/// As much of an identity as people read.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}

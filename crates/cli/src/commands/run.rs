@@ -1,0 +1,83 @@
+//! `ringmark run`: a machine in the foreground.
+
+use std::fs;
+
+use ringmark_guest::Pattern;
+use ringmark_image::Store;
+use ringmark_machine::{Boot, GuestSpec, HypervisorWish, Machine, MachineConfig};
+use ringmark_track::Wish;
+
+use crate::args::{self, Hypervisor, MachineArgs, RunArgs, Tracking};
+use crate::failure::{Code, Failure, Result};
+use crate::{console, host, machine_errors, paths};
+
+/// Builds the machine and runs it until it ends.
+pub(crate) fn run(args: &RunArgs, quiet: bool) -> Result {
+    let socket = paths::socket(&args.name)?;
+    host::check_name(&socket)?;
+    let store = paths::store(&args.store)?;
+    let config = MachineConfig {
+        name: args.name.clone(),
+        memory: args.memory.0,
+        vcpus: args.vcpus,
+        hypervisor: hypervisor(args.machine.hypervisor),
+        tracking: tracking(&args.machine)?,
+        boot: boot(args)?,
+        audit: args.machine.audit,
+    };
+    let store = Store::create_or_open(store).map_err(|e| crate::store::open_failure(&e))?;
+    let machine = Machine::create(config, console::output()).map_err(|e| machine_errors::create(&e))?;
+    host::run(machine, socket, store, quiet)
+}
+
+fn boot(args: &RunArgs) -> Result<Boot> {
+    if let Some(path) = &args.kernel {
+        let image = fs::read(path).map_err(|error| {
+            Failure::new(Code::Kernel, format!("{} cannot be read: {error}", path.display()))
+                .guest("there is none: it was not started")
+        })?;
+        return Ok(Boot::Kernel { image, command_line: args.cmdline.clone() });
+    }
+    let pattern = args.guest.ok_or_else(|| {
+        Failure::new(Code::Usage, "there is nothing to run")
+            .advice("give --kernel FILE, or --guest sequential for a built-in guest")
+    })?;
+    let hot = args.hot.map_or(args.memory.0 / 4, |hot| hot.0);
+    Ok(Boot::Guest(GuestSpec {
+        pattern: pattern_of(pattern),
+        hot,
+        pace: 0,
+        seed: u64::from(std::process::id()),
+    }))
+}
+
+fn pattern_of(pattern: args::Pattern) -> Pattern {
+    match pattern {
+        args::Pattern::Sequential => Pattern::Sequential,
+        args::Pattern::Uniform => Pattern::Uniform,
+        args::Pattern::Zipf => Pattern::Zipf,
+        args::Pattern::Bursty => Pattern::Bursty { burst: 256, idle: 65_536 },
+        args::Pattern::Rewrite => Pattern::Rewrite,
+    }
+}
+
+/// What the library calls the choice of hypervisor.
+pub(crate) fn hypervisor(choice: Hypervisor) -> HypervisorWish {
+    match choice {
+        Hypervisor::Auto => HypervisorWish::Auto,
+        Hypervisor::Kvm => HypervisorWish::Kvm,
+        Hypervisor::Engine => HypervisorWish::Engine,
+    }
+}
+
+/// What the library calls the choice of tracking.
+pub(crate) fn tracking(args: &MachineArgs) -> Result<Wish> {
+    match (args.tracking, args.ring_size) {
+        (Tracking::Auto, None) => Ok(Wish::Auto),
+        (Tracking::Bitmap, None) => Ok(Wish::Bitmap),
+        (Tracking::Ring | Tracking::Auto, entries) => Ok(Wish::Ring { entries }),
+        (Tracking::Bitmap, Some(_)) => {
+            Err(Failure::new(Code::Usage, "--ring-size says nothing about --tracking bitmap"))
+        }
+    }
+}

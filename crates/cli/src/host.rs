@@ -1,0 +1,123 @@
+//! A machine in the foreground: its socket, its signals, its end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use ringmark_control::{BindError, Server};
+use ringmark_image::Store;
+use ringmark_machine::{CpuError, End, Machine};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::failure::{Code, Failure, OrFail, Result};
+use crate::service::MachineService;
+
+/// Why the foreground came to an end.
+enum Ending {
+    Guest(std::result::Result<End, CpuError>),
+    Signal(i32),
+}
+
+/// Starts `machine`, serves its socket until it ends, and says how it ended.
+///
+/// An interrupt or a termination ends the machine; its images stay.
+pub(crate) fn run(machine: Machine, socket: PathBuf, store: Store, quiet: bool) -> Result {
+    let machine = Arc::new(machine);
+    let service = MachineService::new(Arc::clone(&machine), store);
+    let server = Server::bind(socket, Arc::new(service)).map_err(|error| bind_failure(&error))?;
+    if !quiet {
+        announce(&machine, &server);
+    }
+    let (endings, ended) = channel();
+    watch_signals(endings.clone()).or_fail(Code::Failed)?;
+    watch_machine(&machine, endings).or_fail(Code::Failed)?;
+    crate::console::forward_input(&machine);
+    machine.resume().or_fail(Code::Failed)?;
+
+    let ending = wait(&machine, &ended);
+    drop(server);
+    for event in machine.take_events() {
+        eprintln!("ringmark: {event}");
+    }
+    match ending {
+        Ending::Guest(Ok(End::Shutdown)) => say(quiet, "the guest shut down"),
+        Ending::Guest(Ok(End::Stopped)) => say(quiet, "the machine was stopped"),
+        Ending::Guest(Ok(End::Exit(0))) => say(quiet, "the guest ended with code 0"),
+        Ending::Guest(Ok(End::Exit(code))) => {
+            Err(Failure::new(Code::Failed, format!("the guest ended with code {code}")))
+        }
+        Ending::Guest(Err(error)) => {
+            Err(Failure::new(Code::Failed, error).guest("stopped").advice("restore its newest image"))
+        }
+        Ending::Signal(number) => {
+            let name = signal_hook::low_level::signal_name(number).unwrap_or("signal");
+            say(quiet, &format!("{name}: the machine was stopped; its images are intact"))
+        }
+    }
+}
+
+/// Takes the name before a machine is built, so that a taken one costs nothing and disturbs nobody.
+pub(crate) fn check_name(socket: &std::path::Path) -> Result {
+    match ringmark_control::Client::connect(socket).map(|client| client.status()) {
+        Ok(Ok(_)) => Err(bind_failure(&BindError::Taken(socket.to_owned()))),
+        _ => Ok(()),
+    }
+}
+
+fn bind_failure(error: &BindError) -> Failure {
+    let code = if matches!(error, BindError::Taken(_)) { Code::NameTaken } else { Code::Failed };
+    Failure::new(code, error)
+        .guest("this machine was not started; the one that holds the name runs on, if there is one")
+        .advice("choose another --name")
+}
+
+fn say(quiet: bool, text: &str) -> Result {
+    if !quiet {
+        eprintln!("ringmark: {text}");
+    }
+    Ok(())
+}
+
+fn announce(machine: &Machine, server: &Server) {
+    let facts = machine.facts();
+    eprintln!(
+        "ringmark: {} runs on {} ({}), {} vCPUs, {}",
+        facts.name,
+        facts.hypervisor.name(),
+        facts.hypervisor_why,
+        facts.vcpus,
+        indicatif::BinaryBytes(facts.memory),
+    );
+    eprintln!("ringmark: writes are tracked by {}", facts.tracking);
+    eprintln!("ringmark: control socket {}", server.path().display());
+}
+
+fn wait(machine: &Machine, ended: &Receiver<Ending>) -> Ending {
+    let ending = ended.recv().unwrap_or(Ending::Signal(SIGTERM));
+    if matches!(ending, Ending::Signal(_)) {
+        machine.end();
+    }
+    ending
+}
+
+fn watch_signals(endings: Sender<Ending>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        if let Some(number) = signals.forever().next() {
+            // Nobody waits any more: the machine has ended by itself.
+            let _ = endings.send(Ending::Signal(number));
+        }
+    })?;
+    Ok(())
+}
+
+fn watch_machine(machine: &Arc<Machine>, endings: Sender<Ending>) -> std::io::Result<()> {
+    let machine = Arc::clone(machine);
+    thread::Builder::new().name("guest-end".into()).spawn(move || {
+        // As above.
+        let _ = endings.send(Ending::Guest(machine.wait()));
+    })?;
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! Talking to a running machine.
+
+use std::path::Path;
+
+use ringmark_control::{self as control, Client, ClientError, ConnectError, GuestState};
+
+use crate::failure::{Code, Failure, Result};
+
+/// A connection to the machine `name`.
+pub(crate) fn connect(socket: &Path, name: &str) -> Result<Client> {
+    let client = Client::connect(socket).map_err(|error| connect_failure(&error, name))?;
+    match client.status() {
+        Ok(_) => Ok(client),
+        Err(ClientError::Connect(error)) => Err(connect_failure(&error, name)),
+        Err(error) => Err(failure(&error)),
+    }
+}
+
+fn connect_failure(error: &ConnectError, name: &str) -> Failure {
+    let code = match error {
+        ConnectError::NoMachine(_) => Code::NotFound,
+        _ => Code::Failed,
+    };
+    Failure::new(code, format!("machine `{name}` cannot be reached: {error}"))
+        .advice(format!("start it with `ringmark run --name {name}` in another terminal"))
+}
+
+/// What the machine answered instead of a result.
+pub(crate) fn failure(error: &ClientError) -> Failure {
+    let ClientError::Failed(refusal) = error else {
+        return Failure::new(Code::Failed, error)
+            .guest("not known: the machine's process did not answer")
+            .advice("look at the terminal in which the machine runs");
+    };
+    let code = match refusal.code {
+        control::Code::Busy => Code::Busy,
+        control::Code::StoreFull | control::Code::Store => Code::Store,
+        control::Code::Tracking => Code::Tracking,
+        control::Code::Escape => Code::CheckFailed,
+        control::Code::WrongState | control::Code::ShuttingDown => Code::NotFound,
+        _ => Code::Failed,
+    };
+    let guest = match refusal.guest {
+        GuestState::Running => "runs on",
+        GuestState::Paused => "is paused, as it was",
+        GuestState::Stopped => "has ended",
+        _ => "not known",
+    };
+    let failure = Failure::new(code, &refusal.message).guest(guest);
+    if refusal.advice.is_empty() { failure } else { failure.advice(&refusal.advice) }
+}

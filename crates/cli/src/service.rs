@@ -1,0 +1,235 @@
+//! A machine behind its control socket.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ringmark_control::{
+    Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Failure, GuestState, Phase, Progress, SCHEMA,
+    Service, Status,
+};
+use ringmark_guest::Report;
+use ringmark_image::{BeginError, Store, WriteError};
+use ringmark_machine::{
+    self as machine, CheckError, CheckpointError, CheckpointOptions, Machine, PauseError, RunState,
+};
+
+/// How long a guest may take to check itself.
+const CHECK_LIMIT: Duration = Duration::from_secs(120);
+
+/// A machine and the store of its images.
+pub(crate) struct MachineService {
+    machine: Arc<Machine>,
+    store: Store,
+    taken: Mutex<Taken>,
+}
+
+/// The checkpoints of this process.
+#[derive(Default)]
+struct Taken {
+    count: u64,
+    last: Option<Checkpoint>,
+}
+
+impl MachineService {
+    pub(crate) fn new(machine: Arc<Machine>, store: Store) -> Self {
+        Self { machine, store, taken: Mutex::default() }
+    }
+
+    fn guest(&self) -> GuestState {
+        match (self.machine.outcome(), self.machine.run_state()) {
+            (Some(_), _) => GuestState::Stopped,
+            (None, RunState::Running) => GuestState::Running,
+            (None, RunState::Paused) => GuestState::Paused,
+        }
+    }
+
+    fn pause_failure(&self, error: &PauseError) -> Failure {
+        let code = match error {
+            PauseError::Ended => Code::WrongState,
+            PauseError::Stop(_) => Code::Guest,
+        };
+        Failure::new(code, error.to_string()).guest(self.guest())
+    }
+
+    fn checkpoint_failure(&self, error: &CheckpointError) -> Failure {
+        let code = match error {
+            CheckpointError::Busy => Code::Busy,
+            CheckpointError::Ended => Code::WrongState,
+            CheckpointError::Write(WriteError::Full { .. }) => Code::StoreFull,
+            CheckpointError::Begin(BeginError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                Code::StoreFull
+            }
+            CheckpointError::Begin(_) | CheckpointError::Write(_) => Code::Store,
+            CheckpointError::Track(_) | CheckpointError::Round(_) | CheckpointError::Cut(_) => Code::Tracking,
+            CheckpointError::Escapes(_) => Code::Escape,
+            _ => Code::Guest,
+        };
+        let advice = match code {
+            Code::Busy => "wait for it to finish",
+            Code::StoreFull => {
+                "free space in the store's file system and try again: earlier images are intact, and the next checkpoint \
+                 contains this one's pages"
+            }
+            Code::Escape => "take another checkpoint: it will be a base",
+            _ => "try again: earlier images are intact, and the next checkpoint contains this one's pages",
+        };
+        Failure::new(code, error.to_string()).guest(self.guest()).advice(advice)
+    }
+}
+
+impl Service for MachineService {
+    fn status(&self) -> Result<Status, Failure> {
+        let facts = self.machine.facts();
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Status {
+            schema: SCHEMA,
+            name: facts.name.clone(),
+            pid: std::process::id(),
+            guest: self.guest(),
+            hypervisor: facts.hypervisor.name().into(),
+            tracking: facts.tracking.method.to_string(),
+            tracking_why: facts.tracking.why.clone(),
+            vcpus: facts.vcpus,
+            memory: facts.memory,
+            page_size: facts.page_size,
+            uptime_ms: milliseconds(self.machine.started().elapsed()),
+            store: self.store.dir().display().to_string(),
+            restored_from: facts.restored_from.map(|id| id.to_hex()),
+            guest_pages_written: self.machine.pages_written(),
+            checkpoint_running: self.machine.is_checkpointing(),
+            checkpoints: taken.count,
+            last_checkpoint: taken.last.clone(),
+        })
+    }
+
+    fn checkpoint(
+        &self,
+        request: &CheckpointRequest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Checkpoint, Failure> {
+        let options = CheckpointOptions { full: request.full };
+        let mut show = |at: machine::Progress| progress(wire_progress(at));
+        let taken = self
+            .machine
+            .checkpoint(&self.store, options, &mut show)
+            .map_err(|error| self.checkpoint_failure(&error))?;
+        let taken = wire_checkpoint(&taken);
+        let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        all.count += 1;
+        all.last = Some(taken.clone());
+        Ok(taken)
+    }
+
+    fn check(&self) -> Result<Check, Failure> {
+        match self.machine.check(CHECK_LIMIT) {
+            Ok(report) => Ok(Check {
+                schema: SCHEMA,
+                guest_check: outcome(&report.guest),
+                memory_check: outcome(&report.memory),
+                guest_detail: detail(&report.guest),
+                memory_detail: detail(&report.memory),
+                pages: report.memory.pages,
+            }),
+            Err(CheckError::NoCertificates) => Ok(Check {
+                schema: SCHEMA,
+                guest_check: CheckOutcome::Absent,
+                memory_check: CheckOutcome::Absent,
+                guest_detail: CheckError::NoCertificates.to_string(),
+                memory_detail: CheckError::NoCertificates.to_string(),
+                pages: 0,
+            }),
+            Err(error) => {
+                let code = match error {
+                    CheckError::Paused | CheckError::Pause(PauseError::Ended) => Code::WrongState,
+                    CheckError::Timeout(_) => Code::Timeout,
+                    _ => Code::Guest,
+                };
+                Err(Failure::new(code, error.to_string()).guest(self.guest()))
+            }
+        }
+    }
+
+    fn pause(&self) -> Result<Status, Failure> {
+        self.machine.pause().map_err(|error| self.pause_failure(&error))?;
+        self.status()
+    }
+
+    fn resume(&self) -> Result<Status, Failure> {
+        self.machine.resume().map_err(|error| self.pause_failure(&error))?;
+        self.status()
+    }
+
+    fn stop(&self) -> Result<Status, Failure> {
+        self.machine.end();
+        self.status()
+    }
+}
+
+fn outcome(report: &Report) -> CheckOutcome {
+    if report.damaged == 0 { CheckOutcome::Ok } else { CheckOutcome::Failed }
+}
+
+fn detail(report: &Report) -> String {
+    match report.damages().next() {
+        None => format!("{} certificates on {} pages", report.lanes, report.pages),
+        Some(first) => format!("{} disagreements; the first: {first}", report.damaged),
+    }
+}
+
+/// Milliseconds with a fraction.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn wire_progress(at: machine::Progress) -> Progress {
+    Progress {
+        phase: match at.phase {
+            machine::Phase::Copying => Phase::Copying,
+            machine::Phase::Paused => Phase::Paused,
+            machine::Phase::Writing => Phase::Writing,
+            machine::Phase::Syncing => Phase::Syncing,
+        },
+        pages: at.pages,
+        pages_total: at.total,
+        bytes: at.bytes,
+        elapsed_ms: milliseconds(at.elapsed),
+    }
+}
+
+fn wire_checkpoint(taken: &machine::Checkpoint) -> Checkpoint {
+    let by = taken.by_source;
+    let by_source = [
+        ("carried", by.carried),
+        ("ring", by.ring),
+        ("bitmap", by.bitmap),
+        ("monitor", by.monitor),
+        ("other", by.other),
+        ("event", by.event),
+    ];
+    let audit = taken.audit.as_ref();
+    let audit_time = audit.map(|audit| audit.elapsed);
+    Checkpoint {
+        schema: SCHEMA,
+        image: taken.image.to_hex(),
+        parent: taken.parent.map(|id| id.to_hex()),
+        pages: taken.stored.pages,
+        by_source: by_source
+            .map(|(name, pages)| (name.to_owned(), pages))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>(),
+        zero_pages: taken.stored.zero_pages,
+        bytes: taken.stored.bytes_stored,
+        rounds: taken.rounds,
+        last_round_pages: taken.last_round,
+        superseded_pages: taken.stored.superseded_pages,
+        pause_ms: milliseconds(taken.pause),
+        stopped_ms: milliseconds(taken.pause + audit_time.unwrap_or_default()),
+        audit_ms: audit_time.map(milliseconds),
+        total_ms: milliseconds(taken.total),
+        // A checkpoint whose audit finds an escape is not taken.
+        escapes: audit.map(|_| 0),
+    }
+}
