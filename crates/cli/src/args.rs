@@ -49,6 +49,8 @@ pub(crate) enum Command {
     /// Check images of a store.
     Verify(VerifyArgs),
     /// Say what this host can do, and what stands in the way.
+    ///
+    /// Its exit code is 0 for a host that is fit, 1 for one with caveats, 2 for one without a usable hypervisor.
     Doctor,
     /// Hold a hypervisor to the rules of KVM's dirty tracking.
     Conformance(ConformanceArgs),

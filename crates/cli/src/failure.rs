@@ -5,6 +5,27 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+impl Code {
+    /// The code with which another process of this program ended.
+    pub(crate) fn of_exit(status: Option<i32>) -> Self {
+        let codes = [
+            Self::Usage,
+            Self::ImageInvalid,
+            Self::LayerMissing,
+            Self::NotRestorable,
+            Self::NameTaken,
+            Self::NoHypervisor,
+            Self::Store,
+            Self::Kernel,
+            Self::NotFound,
+            Self::Tracking,
+            Self::CheckFailed,
+            Self::Busy,
+        ];
+        codes.into_iter().find(|code| Some(*code as i32) == status).unwrap_or(Self::Failed)
+    }
+}
+
 /// Exit codes; the help text lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -49,6 +70,9 @@ pub(crate) struct Failure {
     /// What to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) advice: Option<String>,
+    /// Whether stdout has its one document already.
+    #[serde(skip)]
+    documented: bool,
 }
 
 /// The result of a command.
@@ -56,7 +80,7 @@ pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(code: Code, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string(), guest: None, advice: None }
+        Self { code, message: message.to_string(), guest: None, advice: None, documented: false }
     }
 
     pub(crate) fn guest(mut self, guest: impl Into<String>) -> Self {
@@ -69,6 +93,12 @@ impl Failure {
         self
     }
 
+    /// The command has printed its document, which says what failed.
+    pub(crate) fn documented(mut self) -> Self {
+        self.documented = true;
+        self
+    }
+
     /// Prints the failure: for people on stderr, with `json` as a document on stdout.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         eprintln!("ringmark: {}", self.message);
@@ -78,7 +108,7 @@ impl Failure {
         if let Some(advice) = &self.advice {
             eprintln!("  to do: {advice}");
         }
-        if json {
+        if json && !self.documented {
             crate::output::json(&serde_json::json!({ "schema": crate::output::SCHEMA, "error": self }));
         }
         ExitCode::from(self.code as u8)

@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Code, Failure, OrFail, Result};
+use crate::output;
 use crate::service::MachineService;
 
 /// Why the foreground came to an end.
@@ -23,7 +24,7 @@ enum Ending {
 /// Starts `machine`, serves its socket until it ends, and says how it ended.
 ///
 /// An interrupt or a termination ends the machine; its images stay.
-pub(crate) fn run(machine: Machine, socket: PathBuf, store: Store, quiet: bool) -> Result {
+pub(crate) fn run(machine: Machine, socket: PathBuf, store: Store, as_json: bool, quiet: bool) -> Result {
     let machine = Arc::new(machine);
     let service = MachineService::new(Arc::clone(&machine), store);
     let server = Server::bind(socket, Arc::new(service)).map_err(|error| bind_failure(&error))?;
@@ -34,31 +35,56 @@ pub(crate) fn run(machine: Machine, socket: PathBuf, store: Store, quiet: bool) 
     watch_signals(endings.clone()).or_fail(Code::Failed)?;
     watch_machine(&machine, endings).or_fail(Code::Failed)?;
     crate::console::forward_input(&machine);
-    machine.resume().or_fail(Code::Failed)?;
+    if let Err(error) = machine.resume()
+        && machine.outcome().is_none()
+    {
+        return Err(Failure::new(Code::Failed, error));
+    }
 
     let ending = wait(&machine, &ended);
     drop(server);
     for event in machine.take_events() {
         eprintln!("ringmark: {event}");
     }
+    let (end, result) = conclude(ending);
+    if as_json {
+        output::json(
+            &serde_json::json!({ "schema": output::SCHEMA, "name": machine.facts().name, "end": end }),
+        );
+    }
+    match result {
+        Ok(said) if !quiet => eprintln!("ringmark: {said}"),
+        Ok(_) => {}
+        Err(failure) => return Err(failure.documented()),
+    }
+    Ok(())
+}
+
+/// A word for programs, and what people are told.
+fn conclude(ending: Ending) -> (&'static str, Result<String>) {
     match ending {
-        Ending::Guest(Ok(End::Shutdown)) => say(quiet, "the guest shut down"),
-        Ending::Guest(Ok(End::Stopped)) => say(quiet, "the machine was stopped"),
-        Ending::Guest(Ok(End::Exit(0))) => say(quiet, "the guest ended with code 0"),
+        Ending::Guest(Ok(End::Shutdown)) => ("shutdown", Ok("the guest shut down".into())),
+        Ending::Guest(Ok(End::Stopped)) => ("stopped", Ok("the machine was stopped".into())),
+        Ending::Guest(Ok(End::Exit(0))) => ("exit", Ok("the guest ended with code 0".into())),
         Ending::Guest(Ok(End::Exit(code))) => {
-            Err(Failure::new(Code::Failed, format!("the guest ended with code {code}")))
+            ("exit", Err(Failure::new(Code::Failed, format!("the guest ended with code {code}"))))
+        }
+        Ending::Guest(Ok(End::TripleFault)) => {
+            let failure = Failure::new(Code::Failed, "the guest fell into a triple fault");
+            ("triple-fault", Err(failure.guest("ended").advice("restore its newest image")))
         }
         Ending::Guest(Err(error)) => {
-            Err(Failure::new(Code::Failed, error).guest("stopped").advice("restore its newest image"))
+            let failure = Failure::new(Code::Failed, error);
+            ("failed", Err(failure.guest("stopped").advice("restore its newest image")))
         }
         Ending::Signal(number) => {
             let name = signal_hook::low_level::signal_name(number).unwrap_or("signal");
-            say(quiet, &format!("{name}: the machine was stopped; its images are intact"))
+            ("signal", Ok(format!("{name}: the machine was stopped; its images are intact")))
         }
     }
 }
 
-/// Takes the name before a machine is built, so that a taken one costs nothing and disturbs nobody.
+/// Looks whether the name is free before a machine is built, so that a taken one costs nothing and disturbs nobody.
 pub(crate) fn check_name(socket: &std::path::Path) -> Result {
     match ringmark_control::Client::connect(socket).map(|client| client.status()) {
         Ok(Ok(_)) => Err(bind_failure(&BindError::Taken(socket.to_owned()))),
@@ -67,17 +93,14 @@ pub(crate) fn check_name(socket: &std::path::Path) -> Result {
 }
 
 fn bind_failure(error: &BindError) -> Failure {
-    let code = if matches!(error, BindError::Taken(_)) { Code::NameTaken } else { Code::Failed };
-    Failure::new(code, error)
-        .guest("this machine was not started; the one that holds the name runs on, if there is one")
-        .advice("choose another --name")
-}
-
-fn say(quiet: bool, text: &str) -> Result {
-    if !quiet {
-        eprintln!("ringmark: {text}");
+    if matches!(error, BindError::Taken(_)) {
+        return Failure::new(Code::NameTaken, error)
+            .guest("this machine was not started; the one that holds the name runs on")
+            .advice("choose another --name");
     }
-    Ok(())
+    Failure::new(Code::Failed, error)
+        .guest("there is none: it was not started")
+        .advice("set XDG_RUNTIME_DIR to a folder of your own")
 }
 
 fn announce(machine: &Machine, server: &Server) {

@@ -28,9 +28,9 @@ fn main() -> ExitCode {
     let Cli { command, json, quiet } = cli;
     let result = match &command {
         Command::Demo(args) => commands::demo::run(args, json, quiet),
-        Command::Run(args) => commands::run::run(args, quiet),
+        Command::Run(args) => commands::run::run(args, json, quiet),
         Command::Checkpoint(args) => commands::checkpoint::run(args, json, quiet),
-        Command::Restore(args) => commands::restore::run(args, quiet),
+        Command::Restore(args) => commands::restore::run(args, json, quiet),
         Command::Images(args) => commands::images::run(args, json),
         Command::Verify(args) => commands::verify::run(args, json, quiet),
         Command::Doctor => return commands::doctor::run(json),

@@ -46,7 +46,7 @@ extern "C" fn start(start_info: u64, vcpu: u64, huge_pages: u64) -> ! {
         }
         None if vcpu == 0 => standalone::prepare(memory, &info, &boot)
             .unwrap_or_else(|error| refuse(vcpu, format_args!("{error}"))),
-        None => halt(),
+        None => halt(0),
     };
     if !fits(&config, huge_pages != 0) {
         refuse(vcpu, format_args!("the hot region reaches beyond what this vCPU can map"));
@@ -54,7 +54,7 @@ extern "C" fn start(start_info: u64, vcpu: u64, huge_pages: u64) -> ! {
     match Program::new(config, vcpu) {
         Ok(program) => run(program, boot.mailbox.is_none().then_some(boot.check)),
         // More vCPUs than writers: the others have nothing to do.
-        Err(_) => halt(),
+        Err(_) => halt(0),
     }
 }
 
@@ -89,7 +89,7 @@ fn run(mut program: Program, check_every: Option<u64>) -> ! {
                 }
             }
             Step::Holding => pause(),
-            Step::Stopped => halt(),
+            Step::Stopped => halt(0),
         }
     }
 }
@@ -122,13 +122,14 @@ fn refuse(vcpu: u64, why: core::fmt::Arguments<'_>) -> ! {
     if vcpu == 0 {
         print(format_args!("ringmark guest: {why}\n"));
     }
-    halt()
+    halt(1)
 }
 
-/// Ends this vCPU as well as ring 3 can: tells the monitor, and again whenever it is run all the same.
-fn halt() -> ! {
+/// Ends this vCPU as well as ring 3 can: tells the monitor, and again whenever it is run all the same. A code other than
+/// zero says that it failed.
+fn halt(code: u8) -> ! {
     loop {
-        out(HALT_PORT, 0);
+        out(HALT_PORT, code);
         for _ in 0..PAUSES_HALTED {
             spin_loop();
         }
@@ -138,5 +139,5 @@ fn halt() -> ! {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     print(format_args!("ringmark guest: {info}\n"));
-    halt()
+    halt(1)
 }

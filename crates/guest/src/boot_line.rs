@@ -4,8 +4,8 @@ use core::fmt;
 
 use crate::pattern::Pattern;
 
-/// The I/O port to which a vCPU of the bare-metal program writes a byte when it has ended for good; QEMU's
-/// `isa-debug-exit` has the same.
+/// The I/O port to which a vCPU of the bare-metal program writes a byte when it has ended for good: zero when it was told
+/// to stop, one when it could not go on. QEMU's `isa-debug-exit` has the same.
 pub const HALT_PORT: u16 = 0xf4;
 
 /// What the command line says.

@@ -14,7 +14,8 @@
 mod capture;
 mod error;
 
-use std::sync::atomic::Ordering;
+use std::sync::TryLockError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use ringmark_dirty::DirtyPages;
@@ -116,18 +117,34 @@ impl Machine {
         options: CheckpointOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Checkpoint, CheckpointError> {
-        let mut state = self.checkpoints.try_lock().map_err(|_| CheckpointError::Busy)?;
+        let mut state = match self.checkpoints.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::WouldBlock) => return Err(CheckpointError::Busy),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                // A checkpoint panicked. Its pages are back with the tracker; of the rest nothing is taken for granted.
+                self.checkpoints.clear_poison();
+                let mut state = poisoned.into_inner();
+                state.newest = None;
+                state
+            }
+        };
         if self.threads.outcome().is_some() {
             return Err(CheckpointError::Ended);
         }
-        self.checkpoint_running.store(true, Ordering::Relaxed);
+        let running = Running::new(&self.checkpoint_running);
         let result = self.take(&mut state, store, options, progress);
-        self.checkpoint_running.store(false, Ordering::Relaxed);
-        if let Err(CheckpointError::Escapes(_)) = &result {
-            // The escaped pages are in no set and no image: only a base is trustworthy now.
-            state.newest = None;
+        drop(running);
+        match result {
+            // Whatever step noticed it first.
+            Err(_) if self.threads.outcome().is_some() => Err(CheckpointError::Ended),
+            Err(CheckpointError::Escapes(escapes)) => {
+                // The escaped pages are in no set and no image, and are perhaps writable still: only a base, with every
+                // page protected anew, is trustworthy now.
+                state.newest = None;
+                Err(CheckpointError::Escapes(escapes))
+            }
+            result => result,
         }
-        result
     }
 
     fn take(
@@ -155,9 +172,8 @@ impl Machine {
         capture.say(Phase::Paused, 0, 0);
         let pause = Instant::now();
         let stopped = epoch.cut().stop(Halt::new(self))?;
-        let (saved, (cpus, platform)) = stopped.save_devices(|halt| Ok(halt.save()?))?;
+        let (saved, state) = stopped.save_devices(|halt| Ok(halt.save()?))?;
         let sealed = saved.seal()?;
-        let serial = self.ports().serial().save();
         let last_round = sealed.pages().len();
         capture.stage(sealed.pages())?;
         let audit_begun = Instant::now();
@@ -169,9 +185,9 @@ impl Machine {
         let digest = outcome.as_ref().map(|o| o.digest);
         let parts = Parts {
             hypervisor: self.facts().hypervisor,
-            cpus,
-            platform,
-            serial,
+            cpus: state.cpus,
+            platform: state.platform,
+            serial: state.serial,
             guest: self.guest_config().copied(),
             digest,
         };
@@ -214,6 +230,22 @@ impl Machine {
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Says that a checkpoint is being taken, while it lives.
+struct Running<'a>(&'a AtomicBool);
+
+impl<'a> Running<'a> {
+    fn new(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Self(flag)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

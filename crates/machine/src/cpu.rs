@@ -16,8 +16,10 @@ pub(crate) enum Return {
 /// How a machine came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The guest reset or switched off the machine, or fell into a triple fault.
+    /// The guest reset or switched off the machine.
     Shutdown,
+    /// The guest fell into a triple fault.
+    TripleFault,
     /// The guest ended with a code.
     Exit(u8),
     /// The monitor was told to end it.
@@ -38,22 +40,18 @@ pub struct CpuError {
 pub(crate) trait Cpu: Send {
     /// Runs the guest until something needs its thread; port I/O is answered inside.
     ///
+    /// When it returns for a kick or a full ring nothing is left half done: KVM completes the operation of the last exit
+    /// (a port read stores its data in guest memory) before it looks at `immediate_exit`, at signals or at the ring.
+    ///
     /// # Errors
     /// If the hypervisor or the guest program cannot go on.
     fn run(&mut self) -> Result<Return, CpuError>;
 
-    /// Completes an operation that the last exit left half done, so that nothing writes guest memory afterwards
-    /// (a port read whose data KVM stores on the *next* `KVM_RUN`). The vCPU runs no guest code.
-    ///
-    /// # Errors
-    /// If the hypervisor refuses.
-    fn settle(&mut self) -> Result<(), CpuError>;
-
     /// The state to go on from.
     ///
     /// # Errors
-    /// If the hypervisor refuses.
-    fn save(&mut self) -> Result<Opaque, CpuError>;
+    /// Why it cannot be read.
+    fn save(&mut self) -> Result<Opaque, String>;
 }
 
 /// State that only the hypervisor which saved it can read.

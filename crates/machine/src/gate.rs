@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// A kick whose signal was not delivered (a full queue of signals) is repeated after this long.
+const KICK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Where vCPU threads wait while the machine is stopped.
 ///
 /// A vCPU thread calls [`pass`](Self::pass) before every entry of the guest; while a stop is in force it waits there
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Lock order: the gate's lock is a leaf; nothing is called while it is held. A thread that waits for the collector to
 /// drain its full ring is not parked, and the collector never waits for the gate, so a stop merely outlasts the drain.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     closed: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -33,7 +36,11 @@ struct State {
 
 /// Some thread did not come back from the guest in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{missing} of {alive} vCPUs did not leave the guest within {:?}; the guest runs on", waited)]
+#[error(
+    "{missing} of {alive} vCPUs did not leave the guest within {:?} (one that writes to a console which nobody reads waits, \
+     too); the guest runs on",
+    waited
+)]
 pub struct StopTimeout {
     /// vCPUs that were still in the guest.
     pub missing: usize,
@@ -45,7 +52,7 @@ pub struct StopTimeout {
 
 /// Whether a thread may enter the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
+pub(crate) enum Pass {
     /// It may.
     Enter,
     /// The machine has ended: the thread returns.
@@ -55,7 +62,7 @@ pub enum Pass {
 impl Gate {
     /// A gate for `threads` threads; closed, so that none enters the guest before the machine is complete.
     #[must_use]
-    pub fn closed(threads: usize) -> Self {
+    pub(crate) fn closed(threads: usize) -> Self {
         let state = State { alive: threads, parked: 0, ended: false };
         Self { closed: AtomicBool::new(true), state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -65,7 +72,7 @@ impl Gate {
     }
 
     /// Waits while the gate is closed.
-    pub fn pass(&self) -> Pass {
+    pub(crate) fn pass(&self) -> Pass {
         if !self.closed.load(Ordering::SeqCst) {
             return Pass::Enter;
         }
@@ -79,16 +86,11 @@ impl Gate {
         if state.ended { Pass::End } else { Pass::Enter }
     }
 
-    /// Whether a stop is in force or asked for.
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
     /// Stops all threads: `kick` makes every vCPU leave the guest. Returns once all that live wait in [`pass`](Self::pass).
     ///
     /// # Errors
     /// After `limit` the gate is opened again, so that the threads that did stop run on.
-    pub fn close(&self, limit: Duration, kick: impl Fn()) -> Result<(), StopTimeout> {
+    pub(crate) fn close(&self, limit: Duration, kick: impl Fn()) -> Result<(), StopTimeout> {
         self.closed.store(true, Ordering::SeqCst);
         kick();
         let begun = Instant::now();
@@ -101,21 +103,29 @@ impl Gate {
                 self.open();
                 return Err(error);
             };
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            let wait = left.min(KICK_AGAIN);
+            let (guard, timeout) =
+                self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+            if timeout.timed_out() {
+                drop(state);
+                kick();
+                state = self.lock();
+            }
         }
         Ok(())
     }
 
-    /// Lets all threads enter the guest.
-    pub fn open(&self) {
+    /// Lets all threads enter the guest, unless the machine has ended.
+    pub(crate) fn open(&self) {
         let state = self.lock();
-        self.closed.store(false, Ordering::SeqCst);
+        self.closed.store(state.ended, Ordering::SeqCst);
         drop(state);
         self.changed.notify_all();
     }
 
     /// Makes every thread return from [`pass`](Self::pass) with [`Pass::End`], now and for ever.
-    pub fn end(&self, kick: impl Fn()) {
+    pub(crate) fn end(&self, kick: impl Fn()) {
         let mut state = self.lock();
         state.ended = true;
         self.closed.store(true, Ordering::SeqCst);
@@ -125,7 +135,7 @@ impl Gate {
     }
 
     /// A thread takes its leave: it will not call [`pass`](Self::pass) again.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         let mut state = self.lock();
         state.alive = state.alive.saturating_sub(1);
         drop(state);
@@ -171,11 +181,38 @@ mod tests {
     }
 
     #[test]
+    fn an_ended_machine_is_not_opened_again() {
+        let gate = Gate::closed(1);
+        gate.end(|| ());
+        gate.open();
+        assert_eq!(gate.pass(), Pass::End);
+    }
+
+    #[test]
+    fn a_kick_is_repeated_until_it_is_answered() {
+        let gate = Gate::closed(1);
+        let kicks = AtomicU64::new(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // As a vCPU whose first kicks were lost.
+                while kicks.load(Ordering::SeqCst) < 3 {
+                    thread::yield_now();
+                }
+                assert_eq!(gate.pass(), Pass::End);
+            });
+            gate.close(Duration::from_secs(30), || {
+                kicks.fetch_add(1, Ordering::SeqCst);
+            })
+            .unwrap();
+            gate.end(|| ());
+        });
+    }
+
+    #[test]
     fn a_thread_that_stays_away_is_named_and_the_others_run_on() {
         let gate = Gate::closed(2);
         let error = gate.close(Duration::from_millis(1), || ()).unwrap_err();
         assert_eq!((error.missing, error.alive), (2, 2));
-        assert!(!gate.is_closed());
         assert_eq!(gate.pass(), Pass::Enter);
     }
 }

@@ -1,8 +1,55 @@
-//! A small reference monitor.
+//! A small reference monitor: memory, vCPUs, devices, pause and state, on `/dev/kvm` or on the software engine.
+//!
+//! It exists to show the tracker at work on a whole machine, and to be read: a monitor's author finds here, in a few small
+//! files, where each step of a live checkpoint goes.
+//!
+//! ```text
+//!  Machine ─┬ CpuThreads    a thread a vCPU, and the gate at which they stop          threads, gate
+//!           ├ Clock         a device thread: the monitor writes guest memory too      clock
+//!           ├ Platform      /dev/kvm of x86-64, or the engine with arm64's rules      platform
+//!           ├ Ram           one memfd; what the monitor writes marks itself           ram, layout
+//!           ├ Ports         serial console and ways to end                            devices
+//!           └ Checkpoints   tracker, staged page copies, what the next image goes on from    checkpoint, stage
+//! ```
+//!
+//! A machine runs an ELF image with a PVH entry, or a built-in guest of `ringmark-guest`, whose pages certify themselves. It
+//! is made paused, by [`Machine::create`] or [`Machine::restore`], and lives until it is dropped, its guest ends, or
+//! [`Machine::end`] is called.
+//!
+//! [`Machine::checkpoint`] copies pages in rounds while the guest runs, stops it, saves state, takes the last pages, lets it
+//! run on, and only then uses the disk. Whatever fails, the guest runs on and the next checkpoint contains the pages of the
+//! failed one. The order is that of [`ringmark_track::Cut`].
+//!
+//! ```
+//! use std::io;
+//! use ringmark_guest::Pattern;
+//! use ringmark_image::Store;
+//! use ringmark_machine::{Boot, CheckpointOptions, GuestSpec, HypervisorWish, Machine, MachineConfig};
+//! use ringmark_track::Wish;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let config = MachineConfig {
+//!     name: "example".into(),
+//!     memory: 16 << 20,
+//!     vcpus: 2,
+//!     hypervisor: HypervisorWish::Engine,
+//!     tracking: Wish::Auto,
+//!     boot: Boot::Guest(GuestSpec { pattern: Pattern::Zipf, hot: 1 << 20, pace: 0, seed: 1 }),
+//!     audit: true,
+//! };
+//! let machine = Machine::create(config, Box::new(io::sink()))?;
+//! machine.resume()?;
+//!
+//! let store = Store::create_or_open(dir.path().join("images"))?;
+//! let base = machine.checkpoint(&store, CheckpointOptions::default(), &mut |_| {})?;
+//! let increment = machine.checkpoint(&store, CheckpointOptions::default(), &mut |_| {})?;
+//! assert_eq!(increment.parent, Some(base.image));
+//! # Ok(()) }
+//! ```
 
 pub mod boot;
 pub mod devices;
-pub mod gate;
 pub mod layout;
 
 mod checkpoint;
@@ -10,6 +57,7 @@ mod clock;
 mod codec;
 mod config;
 mod cpu;
+mod gate;
 mod machine;
 mod platform;
 mod ram;
@@ -21,8 +69,9 @@ mod words;
 pub use checkpoint::{AuditOutcome, Checkpoint, CheckpointError, CheckpointOptions, Phase, Progress};
 pub use config::{Boot, GuestSpec, MAX_VCPUS, MachineConfig};
 pub use cpu::{CpuError, End};
+pub use gate::StopTimeout;
 pub use machine::{
     CheckError, CheckReport, CreateError, Facts, Machine, PauseError, RestoreError, RestoreOptions, RunState,
 };
 pub use platform::{Hypervisor, HypervisorWish, PlatformError};
-pub use ram::{Ram, RamError};
+pub use ram::{MarkedMemory, Ram, RamError};

@@ -41,7 +41,7 @@ pub use restore::RestoreOptions;
 /// * The tracker and what belongs to checkpoints are under one lock, held for the whole of a checkpoint: there is one at a
 ///   time, and a second one is refused, not queued.
 ///
-/// Lock order: checkpoints, then run state, then the clock.
+/// Lock order: checkpoints or checking, then run state, then the clock.
 #[derive(Debug)]
 pub struct Machine {
     // Dropped in this order: no thread may touch memory or VM after they are gone.
@@ -55,6 +55,8 @@ pub struct Machine {
     run_state: Mutex<RunState>,
     events: EventLog,
     guest: Option<Config>,
+    /// One check at a time: all programs look at one control word.
+    checking: Mutex<()>,
     pub(crate) checkpoint_running: AtomicBool,
     started: Instant,
 }

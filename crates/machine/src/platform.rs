@@ -183,8 +183,8 @@ pub(crate) fn attach_memory(vm: &Arc<dyn Vm>, ram: &Ram) -> Result<(), PlatformE
 
 #[allow(unsafe_code, reason = "the promise that guest memory outlives its memslot is made here")]
 fn attach(vm: &dyn Vm, region: &MemoryRegion) -> Result<(), PlatformError> {
-    // SAFETY: the region is one mapping of `Ram`, which a machine drops after its VM and vCPUs (the order of the fields
-    // of `Machine`), and which is never unmapped or replaced before.
+    // SAFETY: the region is one mapping of `Ram`, which is dropped after VM and vCPUs (the order of the fields of `Frame`
+    // and `Machine`), and which is never unmapped or replaced before.
     unsafe { vm.set_user_memory_region(region) }
         .map_err(PlatformError::refused(format!("adding memslot {}", region.slot)))
 }

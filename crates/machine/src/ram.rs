@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
@@ -17,7 +18,7 @@ use vm_memory::{
 use crate::layout::RamLayout;
 
 /// Guest memory that marks what the monitor writes through it.
-pub(crate) type MarkedMemory = GuestMemoryMmap<SlotLog>;
+pub type MarkedMemory = GuestMemoryMmap<SlotLog>;
 
 /// The memory of a machine.
 ///
@@ -133,6 +134,27 @@ impl Ram {
         self.guest.read_slice(buffer, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
     }
 
+    /// Copies whole pages as [`read_pages`](Self::read_pages) does, but through the memory file: a read of a hole through
+    /// the mapping would fill it, and so cost memory (`shmem_fault`), and one through the file does not.
+    ///
+    /// # Errors
+    /// If the pages do not lie in the slot, or the file cannot be read.
+    pub fn peek_pages(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let page = self.layout.page_size();
+        let before =
+            self.layout.ranges().take_while(|(id, ..)| *id != slot).map(|(.., size)| size).sum::<u64>();
+        let slot_bytes = self.table.get(slot).map_or(0, |s| s.npages << page.shift());
+        let start = offset
+            .checked_mul(page.bytes())
+            .filter(|start| start.checked_add(buffer.len() as u64).is_some_and(|end| end <= slot_bytes));
+        let start = start.ok_or_else(|| outside(slot, offset))?;
+        self.file.read_exact_at(buffer, before + start).map_err(|e| MemoryError {
+            slot,
+            offset,
+            error: e.into(),
+        })
+    }
+
     /// Writes whole pages of `slot`, from page `offset` on, and marks them as written by the monitor.
     ///
     /// # Errors
@@ -194,6 +216,6 @@ impl ringmark_track::Memory for Ram {
     }
 
     fn read(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        self.read_pages(slot, offset, buffer)
+        self.peek_pages(slot, offset, buffer)
     }
 }

@@ -1,6 +1,7 @@
 //! Copies of pages in this process's memory, taken while the guest stands or runs and written to the store later.
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use ringmark_dirty::{DirtyPages, SlotId};
 use ringmark_track::MemoryError;
 
@@ -21,6 +22,9 @@ pub(crate) struct Stage {
     pages: Vec<(SlotId, u64)>,
     /// For each slot, one more than the place of each of its pages; 0 is a page that is not held.
     places: Vec<(SlotId, Vec<u32>)>,
+    /// Threads of its own: in the pause, copies must not queue behind pages that the store is compressing. `None` where
+    /// the system has no thread left; then the caller copies alone.
+    pool: Option<ThreadPool>,
 }
 
 impl Stage {
@@ -33,6 +37,7 @@ impl Stage {
             arena: Vec::new(),
             pages: Vec::new(),
             places: ram.layout().slots().iter().map(|slot| (slot.id, entries(slot.npages))).collect(),
+            pool: ThreadPoolBuilder::new().thread_name(|i| format!("stage{i}")).build().ok(),
         }
     }
 
@@ -40,6 +45,24 @@ impl Stage {
     #[must_use]
     pub(crate) fn len(&self) -> usize {
         self.pages.len()
+    }
+
+    /// `pages` in two: those of which a copy is held, and the others.
+    pub(crate) fn split(&self, pages: &DirtyPages) -> (DirtyPages, DirtyPages) {
+        let (mut held, mut others) = (pages.clone(), pages.clone());
+        drop(held.take());
+        for (slot, offset) in pages.iter().filter(|(slot, offset)| self.holds(*slot, *offset)) {
+            // It is a page of the same slots.
+            let _ = held.insert(slot, offset);
+        }
+        others.subtract(&held);
+        (held, others)
+    }
+
+    fn holds(&self, slot: SlotId, offset: u64) -> bool {
+        let entries = self.places.iter().find(|(id, _)| *id == slot).map(|(_, entries)| entries);
+        let place = usize::try_from(offset).ok().and_then(|offset| entries?.get(offset));
+        place.is_some_and(|place| *place != 0)
     }
 
     /// Forgets the copies; memory of up to `keep_pages` pages stays for the next use.
@@ -83,13 +106,13 @@ impl Stage {
             wanted.push((*place as usize - 1, slot, offset));
         }
         let size = self.page_bytes;
-        if wanted.len() < PARALLEL_PAGES {
+        let Some(pool) = self.pool.as_ref().filter(|_| wanted.len() >= PARALLEL_PAGES) else {
             return wanted.into_iter().try_for_each(|(place, slot, offset)| {
                 ram.read_pages(slot, offset, &mut self.arena[place * size..(place + 1) * size])
             });
-        }
+        };
         // Disjoint targets for several threads: cut the arena at each place, in order.
-        wanted.par_sort_unstable();
+        wanted.sort_unstable();
         let mut targets = Vec::with_capacity(wanted.len());
         let (mut rest, mut cut) = (self.arena.as_mut_slice(), 0);
         for (place, slot, offset) in wanted {
@@ -97,10 +120,12 @@ impl Stage {
             targets.push((slot, offset, target));
             (rest, cut) = (after, place + 1);
         }
-        targets
-            .into_par_iter()
-            .with_min_len(PARALLEL_PAGES / 4)
-            .try_for_each(|(slot, offset, target)| ram.read_pages(slot, offset, target))
+        pool.install(|| {
+            targets
+                .into_par_iter()
+                .with_min_len(PARALLEL_PAGES / 4)
+                .try_for_each(|(slot, offset, target)| ram.read_pages(slot, offset, target))
+        })
     }
 
     /// The copies in the order of slots and pages, as runs of at most `longest` neighbouring pages.
@@ -114,7 +139,7 @@ impl Stage {
     ) -> Result<(), E> {
         let mut order: Vec<_> =
             self.pages.iter().enumerate().map(|(place, &(slot, offset))| (slot, offset, place)).collect();
-        order.par_sort_unstable();
+        order.sort_unstable();
         let mut buffer = Vec::with_capacity(longest.saturating_mul(self.page_bytes));
         let neighbours = |a: &(SlotId, u64, usize), b: &(SlotId, u64, usize)| a.0 == b.0 && a.1 + 1 == b.1;
         for run in order.chunk_by(neighbours).flat_map(|run| run.chunks(longest.max(1))) {

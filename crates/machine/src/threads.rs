@@ -27,6 +27,14 @@ pub(crate) struct Seat {
     pub drain: Drain,
 }
 
+/// A vCPU's state cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the state of vCPU {vcpu} cannot be read: {what}")]
+pub(crate) struct CpuStateError {
+    vcpu: usize,
+    what: String,
+}
+
 /// How the machine ended, or nothing while it lives.
 #[derive(Debug, Default)]
 struct Outcome {
@@ -91,14 +99,14 @@ impl CpuThreads {
         self.gate.open();
     }
 
-    /// Completes every vCPU's last exit and saves its state. The gate must be closed; a vCPU that runs is waited for.
+    /// Saves every vCPU's state. The gate must be closed; a vCPU that runs is waited for.
     ///
     /// # Errors
     /// If the hypervisor refuses.
-    pub(crate) fn save(&self) -> Result<Vec<Opaque>, CpuError> {
-        // All exits are completed before any state is read: completing one may write memory, never another's registers.
-        self.cpus.iter().try_for_each(|cpu| lock(cpu).settle())?;
-        self.cpus.iter().map(|cpu| lock(cpu).save()).collect()
+    pub(crate) fn save(&self) -> Result<Vec<Opaque>, CpuStateError> {
+        let save =
+            |(vcpu, cpu): (usize, &SharedCpu)| lock(cpu).save().map_err(|what| CpuStateError { vcpu, what });
+        self.cpus.iter().enumerate().map(save).collect()
     }
 
     /// How the machine ended, if it has.

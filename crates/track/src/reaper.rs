@@ -70,6 +70,10 @@ impl Locked<'_> {
 
     /// Switches the log of every slot on. Every page is write-protected when it returns.
     pub(crate) fn start_logging(&mut self) -> Result<(), (SlotId, Errno)> {
+        if self.state.logging {
+            // A flag that is set already is no change to KVM, which then protects nothing (`kvm_set_memory_region`).
+            self.stop_logging()?;
+        }
         for (done, slot) in self.reaper.slots.iter().enumerate() {
             if let Err(errno) = self.reaper.vm.set_memslot_flags(slot.id, mem::LOG_DIRTY_PAGES) {
                 for undo in self.reaper.slots.iter().take(done) {

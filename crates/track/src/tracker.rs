@@ -134,18 +134,27 @@ impl Tracker {
     /// # Errors
     /// Names what could not be switched on; tracking is off then.
     pub fn arm(&mut self) -> Result<(), TrackError> {
+        // Before anything is forgotten below: whatever fails, no epoch is opened on half a log.
+        self.armed = false;
+        self.carried.insert_all();
+        let begun = self.begin_logging();
+        let mut reaper = self.reaper.lock();
+        if begun.is_err() && reaper.is_logging() {
+            // The failure is reported already; a log that stays on merely costs the guest its faults.
+            let _ = reaper.stop_logging();
+        }
+        drop(reaper);
+        self.armed = begun.is_ok();
+        begun
+    }
+
+    fn begin_logging(&mut self) -> Result<(), TrackError> {
         for source in self.sources.iter_mut().rev() {
             let kind = source.kind();
             source.arm().map_err(|error| TrackError::Source { kind, on: true, error })?;
         }
-        self.reaper.lock().start_logging().map_err(|(slot, errno)| TrackError::Log {
-            slot,
-            on: true,
-            errno,
-        })?;
-        self.carried.insert_all();
-        self.armed = true;
-        Ok(())
+        let logging = self.reaper.lock().start_logging();
+        logging.map_err(|(slot, errno)| TrackError::Log { slot, on: true, errno })
     }
 
     /// Opens the next epoch: everything written since the last committed one.

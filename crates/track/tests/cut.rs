@@ -268,3 +268,21 @@ fn arming_switches_every_log_on_and_disarming_off() {
     drop(tracker);
     assert_eq!(*vm.flags.lock().unwrap(), [(slot(0), 0), (slot(1), 0), (slot(2), 0)]);
 }
+
+/// A set flag that is set again changes nothing in KVM, and protects nothing.
+#[test]
+fn arming_again_protects_every_page_anew_and_is_a_base() {
+    let vm = Script::new(&[]);
+    let mut tracker = Tracker::new(Arc::clone(&vm) as _, table(&[10, 20]), Method::Bitmap).unwrap();
+    tracker.arm().unwrap();
+    let on = mem::LOG_DIRTY_PAGES;
+    vm.flags.lock().unwrap().clear();
+    tracker.arm().unwrap();
+    let toggled = [(slot(0), 0), (slot(1), 0), (slot(0), on), (slot(1), on)];
+    assert_eq!(*vm.flags.lock().unwrap(), toggled);
+    assert_eq!(tracker.open().unwrap().round().unwrap().len(), 30);
+
+    *vm.refuse_flags.lock().unwrap() = Some((slot(1), Errno::ENOMEM));
+    tracker.arm().unwrap_err();
+    assert!(matches!(tracker.open(), Err(TrackError::NotArmed)), "an epoch on half a log would miss pages");
+}

@@ -36,7 +36,8 @@ pub(crate) fn run(args: &ConformanceArgs, as_json: bool) -> Result {
         return Ok(());
     }
     Err(Failure::new(Code::CheckFailed, format!("{} cases failed", report.failed))
-        .advice("a failed case is a finding about this kernel: `--case ID` runs it alone"))
+        .advice("a failed case is a finding about this kernel: `--case ID` runs it alone")
+        .documented())
 }
 
 /// A report with the version of its fields.

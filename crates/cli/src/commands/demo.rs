@@ -40,7 +40,8 @@ pub(crate) fn run(args: &DemoArgs, as_json: bool, quiet: bool) -> Result {
         return Ok(());
     }
     Err(Failure::new(Code::CheckFailed, "a check failed; see the table")
-        .advice("run `ringmark doctor`, and report what it and `ringmark demo --json` print"))
+        .advice("run `ringmark doctor`, and report what it and `ringmark demo --json` print")
+        .documented())
 }
 
 /// Where a demonstration takes place.

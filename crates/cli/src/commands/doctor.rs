@@ -108,7 +108,8 @@ fn kvm() -> Vec<Finding> {
     });
     let manual = value(cap::MANUAL_DIRTY_LOG_PROTECT2);
     findings.push(if manual == 0 {
-        Finding::new("manual protect", "none", Verdict::Caveat).remedy("bitmaps are cleared by reading them")
+        Finding::new("manual protect", "none", Verdict::Caveat)
+            .remedy("only rings can be used; Linux 5.0 has it")
     } else {
         Finding::new("manual protect", format!("modes {manual:#x}"), Verdict::Good)
     });

@@ -75,5 +75,6 @@ fn report_damaged(listing: &Listing) -> Result {
             first.name, first.error
         ),
     )
-    .advice("the images listed are not affected; `ringmark verify` checks them"))
+    .advice("the images listed are not affected; `ringmark verify` checks them")
+    .documented())
 }

@@ -10,7 +10,7 @@ use crate::progress::Spinner;
 use crate::{console, host, machine_errors, paths};
 
 /// Restores the machine and runs it until it ends.
-pub(crate) fn run(args: &RestoreArgs, quiet: bool) -> Result {
+pub(crate) fn run(args: &RestoreArgs, as_json: bool, quiet: bool) -> Result {
     let store = Store::open(paths::store(&args.store)?).map_err(|e| crate::store::open_failure(&e))?;
     let id = crate::store::resolve(&store, &args.image)?;
     let image = store.image(id).map_err(|error| {
@@ -25,9 +25,9 @@ pub(crate) fn run(args: &RestoreArgs, quiet: bool) -> Result {
         tracking: tracking(&args.machine)?,
         audit: args.machine.audit,
     };
-    let spinner = Spinner::new(quiet, format!("restoring {id}"));
-    let restored = Machine::restore(&store, &image, options, console::output());
+    let spinner = Spinner::new(quiet || as_json, format!("restoring {id}"));
+    let restored = Machine::restore(&store, &image, options, console::output(as_json));
     spinner.finish();
     let machine = restored.map_err(|error| machine_errors::restore(&error))?;
-    host::run(machine, socket, store, quiet)
+    host::run(machine, socket, store, as_json, quiet)
 }

@@ -1,6 +1,7 @@
 //! `ringmark run`: a machine in the foreground.
 
 use std::fs;
+use std::path::Path;
 
 use ringmark_guest::Pattern;
 use ringmark_image::Store;
@@ -12,7 +13,7 @@ use crate::failure::{Code, Failure, Result};
 use crate::{console, host, machine_errors, paths};
 
 /// Builds the machine and runs it until it ends.
-pub(crate) fn run(args: &RunArgs, quiet: bool) -> Result {
+pub(crate) fn run(args: &RunArgs, as_json: bool, quiet: bool) -> Result {
     let socket = paths::socket(&args.name)?;
     host::check_name(&socket)?;
     let store = paths::store(&args.store)?;
@@ -26,14 +27,15 @@ pub(crate) fn run(args: &RunArgs, quiet: bool) -> Result {
         audit: args.machine.audit,
     };
     let store = Store::create_or_open(store).map_err(|e| crate::store::open_failure(&e))?;
-    let machine = Machine::create(config, console::output()).map_err(|e| machine_errors::create(&e))?;
-    host::run(machine, socket, store, quiet)
+    let machine =
+        Machine::create(config, console::output(as_json)).map_err(|e| machine_errors::create(&e))?;
+    host::run(machine, socket, store, as_json, quiet)
 }
 
 fn boot(args: &RunArgs) -> Result<Boot> {
     if let Some(path) = &args.kernel {
-        let image = fs::read(path).map_err(|error| {
-            Failure::new(Code::Kernel, format!("{} cannot be read: {error}", path.display()))
+        let image = read_kernel(path, args.memory.0).map_err(|what| {
+            Failure::new(Code::Kernel, format!("the kernel file {} cannot be read: {what}", path.display()))
                 .guest("there is none: it was not started")
         })?;
         return Ok(Boot::Kernel { image, command_line: args.cmdline.clone() });
@@ -49,6 +51,18 @@ fn boot(args: &RunArgs) -> Result<Boot> {
         pace: 0,
         seed: u64::from(std::process::id()),
     }))
+}
+
+/// A kernel is a regular file that fits into the guest's memory; anything else could fill ours.
+fn read_kernel(path: &Path, memory: u64) -> std::result::Result<Vec<u8>, String> {
+    let metadata = fs::metadata(path).map_err(|e| e.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is not a regular file".into());
+    }
+    if metadata.len() > memory {
+        return Err("it is larger than the guest's memory; give more --memory".into());
+    }
+    fs::read(path).map_err(|e| e.to_string())
 }
 
 fn pattern_of(pattern: args::Pattern) -> Pattern {

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &VerifyArgs, as_json: bool, quiet: bool) -> Result {
             let code = if missing { Code::LayerMissing } else { Code::ImageInvalid };
             let message =
                 format!("{} of the images checked cannot be restored; {id}: {error}", failures.len());
-            Err(Failure::new(code, message).advice("restore an image that is listed as ok"))
+            Err(Failure::new(code, message).advice("restore an image that is listed as ok").documented())
         }
     }
 }

@@ -36,7 +36,7 @@ pub enum ElfError {
     NoPvhNote,
     /// A segment that does not lie in guest memory.
     #[error(
-        "the ELF image wants {size} bytes at {address:#x}, which is outside guest memory; give more --memory"
+        "the ELF image wants {size} bytes at {address:#x}, which is outside guest memory (there is none from 3 to 4 GiB); give more --memory, or link it elsewhere"
     )]
     OutsideMemory {
         /// Guest-physical address of the segment.

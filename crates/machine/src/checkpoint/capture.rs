@@ -57,13 +57,18 @@ impl<'a> Capture<'a> {
     }
 
     /// A round while the guest runs: to memory if it fits there, else to the store at once.
+    ///
+    /// A page that memory holds is always copied over its older copy: memory is written to the store last, and of a page
+    /// that is put twice the last one counts.
     pub(super) fn live(&mut self, pages: &DirtyPages) -> Result<(), CheckpointError> {
-        let count = usize::try_from(pages.len()).unwrap_or(usize::MAX);
         self.say(Phase::Copying, 0, pages.len());
+        let (held, fresh) = self.stage.split(pages);
+        self.stage(&held)?;
+        let count = usize::try_from(fresh.len()).unwrap_or(usize::MAX);
         if self.stage.len().saturating_add(count) <= Self::budget(self.ram) {
-            self.stage(pages)?;
+            self.stage(&fresh)?;
         } else {
-            self.stream(pages)?;
+            self.stream(&fresh)?;
         }
         self.say(Phase::Copying, pages.len(), pages.len());
         Ok(())
@@ -71,8 +76,8 @@ impl<'a> Capture<'a> {
 
     /// Makes ready for about `pages` more in the pause.
     pub(super) fn expect(&mut self, pages: u64) {
-        let headroom = pages.saturating_mul(2).min(self.ram.slots().total_pages());
-        self.stage.reserve(usize::try_from(headroom).unwrap_or(usize::MAX));
+        let room = self.ram.slots().total_pages().saturating_sub(self.stage.len() as u64);
+        self.stage.reserve(usize::try_from(pages.min(room)).unwrap_or(usize::MAX));
     }
 
     /// Copies `pages` to memory.
@@ -80,7 +85,7 @@ impl<'a> Capture<'a> {
         Ok(self.stage.copy(self.ram, pages)?)
     }
 
-    /// Writes `pages` to the store. A page that is also in memory goes again at the end, and the last one counts.
+    /// Writes `pages`, none of which memory holds, to the store.
     fn stream(&mut self, pages: &DirtyPages) -> Result<(), CheckpointError> {
         let page = usize::try_from(self.ram.layout().page_size().bytes()).unwrap_or(usize::MAX);
         let mut buffer = vec![0; RUN.saturating_mul(page)];
@@ -90,7 +95,7 @@ impl<'a> Capture<'a> {
             while first < run.end {
                 let count = usize::try_from(run.end - first).unwrap_or(RUN).min(RUN);
                 let bytes = &mut buffer[..count * page];
-                self.ram.read_pages(slot, first, bytes)?;
+                self.ram.peek_pages(slot, first, bytes)?;
                 self.writer.put(slot, first, bytes)?;
                 first += count as u64;
                 done += count as u64;

@@ -1,5 +1,6 @@
 //! Checking a built-in guest: by itself from the inside, and by the monitor from the outside.
 
+use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,10 +50,11 @@ impl Machine {
     /// Where there is no result; damage that was found is a result.
     pub fn check(&self, limit: Duration) -> Result<CheckReport, CheckError> {
         let config = self.guest.as_ref().ok_or(CheckError::NoCertificates)?;
-        let number = self.command(|words| request_check(words, config))?;
+        let _one = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = self.ask_for_check(config)?;
         let checked = self.wait_for_check(config, number, limit);
         let memory = checked.is_ok().then(|| self.inspect(config)).transpose();
-        self.command(|words| config.set_control(words, Control::RUN))?;
+        self.withdraw_check(config)?;
         Ok(CheckReport { guest: checked?, memory: memory?.unwrap_or_default() })
     }
 
@@ -74,16 +76,19 @@ impl Machine {
         self.guest.as_ref()
     }
 
-    /// Tells the programs what to do. Under the lock of the run state, so that no cut comes between write and mark.
-    fn command<T>(
-        &self,
-        write: impl FnOnce(&mut RamWords<'_>) -> Result<T, GuestMemoryError>,
-    ) -> Result<T, CheckError> {
+    /// Under the lock of the run state, so that no cut comes between write and mark.
+    fn ask_for_check(&self, config: &Config) -> Result<u64, CheckError> {
         let state = self.lock_run_state();
         if *state == RunState::Paused {
             return Err(CheckError::Paused);
         }
-        Ok(write(&mut RamWords(&self.ram))?)
+        Ok(request_check(&mut RamWords(&self.ram), config)?)
+    }
+
+    /// Lets the guest write again: also one that was paused meanwhile, or it would hold for ever once it is resumed.
+    fn withdraw_check(&self, config: &Config) -> Result<(), CheckError> {
+        let _state = self.lock_run_state();
+        Ok(config.set_control(&mut RamWords(&self.ram), Control::RUN)?)
     }
 
     fn wait_for_check(&self, config: &Config, number: u64, limit: Duration) -> Result<Report, CheckError> {

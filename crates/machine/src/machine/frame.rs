@@ -20,11 +20,12 @@ use crate::threads::{CpuThreads, Drain, Seat};
 
 /// A machine before its vCPUs have state: devices negotiated and created, memory attached.
 pub(super) struct Frame {
+    // Dropped in this order where a machine cannot be completed: memory last, as `attach_memory` promised.
+    pub(super) tracker: Tracker,
     pub(super) platform: Platform,
     hypervisor_why: String,
     pub(super) ram: Ram,
     tracking: Chosen,
-    pub(super) tracker: Tracker,
 }
 
 impl Frame {
@@ -86,6 +87,7 @@ impl Frame {
             run_state: Mutex::new(RunState::Paused),
             events,
             guest,
+            checking: Mutex::default(),
             checkpoint_running: AtomicBool::new(false),
             started: Instant::now(),
         })

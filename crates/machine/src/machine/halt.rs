@@ -5,8 +5,10 @@ use std::sync::MutexGuard;
 use ringmark_track::{BoxError, Vcpus};
 
 use super::{Machine, RunState};
-use crate::cpu::{CpuError, Opaque};
+use crate::cpu::Opaque;
+use crate::devices::SerialSaved;
 use crate::platform::{PlatformError, PlatformSaved};
+use crate::threads::CpuStateError;
 
 /// A machine on its way through a cut.
 ///
@@ -22,20 +24,28 @@ impl<'m> Halt<'m> {
         Self { machine, run_state: None, quiet: None }
     }
 
-    /// vCPUs first, since completing their last exits and reading their state may write memory; then the platform, whose
-    /// interrupt controller writes its tables.
-    pub(crate) fn save(&mut self) -> Result<(Vec<Opaque>, PlatformSaved), SaveError> {
-        let cpus = self.machine.threads.save()?;
+    /// Devices before vCPUs: an interrupt on its way is then in the state of the controller that it has left or in that of
+    /// the local one that it has reached, or in both, but never in neither. All of it may write guest memory.
+    pub(crate) fn save(&mut self) -> Result<Saved, SaveError> {
+        let serial = self.machine.ports().serial().save();
         let platform = self.machine.platform.save()?;
-        Ok((cpus, platform))
+        let cpus = self.machine.threads.save()?;
+        Ok(Saved { cpus, platform, serial })
     }
+}
+
+/// What a machine is beside its memory.
+pub(crate) struct Saved {
+    pub(crate) cpus: Vec<Opaque>,
+    pub(crate) platform: PlatformSaved,
+    pub(crate) serial: SerialSaved,
 }
 
 /// State could not be saved.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SaveError {
     #[error(transparent)]
-    Cpu(#[from] CpuError),
+    Cpu(#[from] CpuStateError),
     #[error(transparent)]
     Platform(#[from] PlatformError),
 }
@@ -46,8 +56,9 @@ impl Vcpus for Halt<'_> {
         self.run_state = Some(machine.lock_run_state());
         // Before the vCPUs: a writer that goes on after them would write into a state that is being saved.
         self.quiet = machine.clock.as_ref().map(crate::clock::Clock::quiesce);
-        machine.ended()?;
-        Ok(machine.threads.stop()?)
+        machine.threads.stop()?;
+        // A guest that ended has left the gate, and what it left behind is no state to go on from.
+        Ok(machine.ended()?)
     }
 
     fn resume(&mut self) -> Result<(), BoxError> {

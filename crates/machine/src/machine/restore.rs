@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringmark_guest::{Config, HeaderError};
+use ringmark_guest::{Config, Control, HeaderError};
 use ringmark_image::{Image, Store};
 use ringmark_track::{Audit, BoxError, Wish};
 use vmm_sys_util::eventfd::EventFd;
@@ -60,6 +60,12 @@ impl Machine {
             Hypervisor::Engine => frame.restored_soft_vcpus(&saved, console)?,
         };
         let guest = saved.mailbox.map(|mailbox| mailbox_at(&frame.ram, mailbox)).transpose()?;
+        if let Some(config) = &guest {
+            // The image may be of a moment at which the guest was checking itself for a monitor that is gone.
+            config
+                .set_control(&mut RamWords(&frame.ram), Control::RUN)
+                .map_err(|e| RestoreError::State(e.to_string()))?;
+        }
         let newest = Some(Newest { image: image.id(), store: store.dir().to_owned() });
         let name = options.name.unwrap_or_else(|| image.summary().vm.clone());
         Ok(frame.finish(name, MachineParts { vcpus, guest, newest, audited: options.audit, audit })?)

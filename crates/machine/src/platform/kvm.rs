@@ -203,7 +203,9 @@ fn serve(exit: Exit<'_>, ports: &Ports) -> Result<Option<Return>, String> {
         Exit::DirtyRingFull => Ok(Some(Return::RingFull)),
         // A full ring may hide behind an interruption; the next entry reports it.
         Exit::Interrupted => Ok(Some(Return::Kicked)),
-        Exit::Hlt | Exit::Shutdown | Exit::SystemEvent { .. } => Ok(Some(Return::End(End::Shutdown))),
+        // On x86 this exit has one cause (`handle_triple_fault`).
+        Exit::Shutdown => Ok(Some(Return::End(End::TripleFault))),
+        Exit::Hlt | Exit::SystemEvent { .. } => Ok(Some(Return::End(End::Shutdown))),
         Exit::FailEntry { reason, cpu } => {
             Err(format!("the processor refused to enter the guest (reason {reason:#x}, host CPU {cpu})"))
         }
@@ -229,25 +231,9 @@ impl Cpu for KvmCpu {
         }
     }
 
-    fn settle(&mut self) -> Result<(), CpuError> {
-        loop {
-            let served = match self.vcpu.complete_pending() {
-                Ok(exit) => serve(exit, &self.ports),
-                Err(errno) => Err(format!("completing its last exit failed: {errno}")),
-            };
-            match served {
-                // One more piece of the same access.
-                Ok(None) => {}
-                // Nothing is pending any more, or only what the next run reports again.
-                Ok(Some(_)) => return Ok(()),
-                Err(what) => return Err(self.error(what)),
-            }
-        }
-    }
-
-    fn save(&mut self) -> Result<Opaque, CpuError> {
-        let state = self.vcpu.state().map_err(|e| self.error(e.to_string()))?;
-        codec::encode(&state).map(Opaque).map_err(|what| self.error(what))
+    fn save(&mut self) -> Result<Opaque, String> {
+        let state = self.vcpu.state().map_err(|e| e.to_string())?;
+        codec::encode(&state).map(Opaque)
     }
 }
 

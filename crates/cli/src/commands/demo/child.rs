@@ -1,7 +1,7 @@
 //! A machine in a process of its own.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,16 +29,19 @@ impl Child {
     /// Starts this program with `options`, its sockets below `home`, and waits until it answers.
     pub(super) fn start(home: &Path, name: &str, options: &[String]) -> Result<Self> {
         let program = std::env::current_exe().or_fail(Code::Failed)?;
+        // A file, not a pipe: nobody reads while the machine runs, and a full pipe would hold it up.
+        let said = home.join(format!("{name}.stderr"));
+        let stderr = File::create(&said).or_fail(Code::Failed)?;
         let process = Command::new(program)
             .args(options)
             .env("XDG_RUNTIME_DIR", home)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .or_fail(Code::Failed)?;
         let socket = home.join("ringmark").join(format!("{name}.sock"));
-        wait_for(process, socket)
+        wait_for(process, &socket, &said)
     }
 
     pub(super) fn status(&self) -> Result<Status> {
@@ -72,24 +75,21 @@ impl Child {
     }
 }
 
-fn wait_for(process: process::Child, socket: PathBuf) -> Result<Child> {
+fn wait_for(process: process::Child, socket: &Path, said: &Path) -> Result<Child> {
     let begun = Instant::now();
     let mut guard = Guard(process);
     loop {
-        if let Ok(client) = Client::connect(&socket)
+        if let Ok(client) = Client::connect(socket)
             && client.status().is_ok()
         {
             return Ok(Child { process: guard, client });
         }
         if let Some(status) = guard.0.try_wait().or_fail(Code::Failed)? {
-            let mut said = String::new();
-            if let Some(mut stderr) = guard.0.stderr.take() {
-                // What it said is for people; without it the exit status has to do.
-                let _ = stderr.read_to_string(&mut said);
-            }
+            let said = std::fs::read_to_string(said).unwrap_or_default();
+            let what = said.trim().trim_start_matches("ringmark: ");
             return Err(Failure::new(
-                Code::Failed,
-                format!("the machine's process ended ({status}): {}", said.trim()),
+                Code::of_exit(status.code()),
+                format!("the machine was not started: {what}"),
             ));
         }
         if begun.elapsed() > START_LIMIT {

@@ -73,15 +73,8 @@ impl Cpu for SoftCpu {
         }
     }
 
-    /// Nothing is left half done: a store that did not happen is repeated by the program.
-    fn settle(&mut self) -> Result<(), CpuError> {
-        Ok(())
-    }
-
-    fn save(&mut self) -> Result<Opaque, CpuError> {
-        codec::encode(&self.program.to_words().as_slice())
-            .map(Opaque)
-            .map_err(|what| CpuError { vcpu: self.vcpu.id(), what })
+    fn save(&mut self) -> Result<Opaque, String> {
+        codec::encode(&self.program.to_words().as_slice()).map(Opaque)
     }
 }
 
