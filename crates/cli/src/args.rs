@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Say what this host can do, and what stands in the way.
     ///
-    /// Its exit code is 0 for a host that is fit, 1 for one with caveats, 2 for one without a usable hypervisor.
+    /// Its exit code is 0 for a host that is fit, 1 for one with caveats, 2 for one on which only the engine runs.
     Doctor,
     /// Hold a hypervisor to the rules of KVM's dirty tracking.
     Conformance(ConformanceArgs),

@@ -15,14 +15,20 @@ mod size;
 mod store;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
+use signal_hook::consts::SIGXFSZ;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A file-size limit is to be an error of a write (EFBIG), which loses nothing, and not the end of a guest.
+    if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
+        eprintln!("ringmark: a file-size limit will end this process: {error}");
+    }
     let filter = EnvFilter::try_from_env("RINGMARK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
     let Cli { command, json, quiet } = cli;

@@ -17,12 +17,15 @@ pub(crate) fn connect(socket: &Path, name: &str) -> Result<Client> {
 }
 
 fn connect_failure(error: &ConnectError, name: &str) -> Failure {
-    let code = match error {
-        ConnectError::NoMachine(_) => Code::NotFound,
-        _ => Code::Failed,
-    };
-    Failure::new(code, format!("machine `{name}` cannot be reached: {error}"))
-        .advice(format!("start it with `ringmark run --name {name}` in another terminal"))
+    let failure = |code| Failure::new(code, format!("machine `{name}` cannot be reached: {error}"));
+    match error {
+        ConnectError::NoMachine(_) | ConnectError::Gone(_) => failure(Code::NotFound)
+            .guest("there is none: no process runs it")
+            .advice(format!(
+                "start it with `ringmark run --name {name}`, or restore its newest image with `ringmark restore {name}`"
+            )),
+        _ => failure(Code::Failed).guest("not known").advice("ask as the user who runs it"),
+    }
 }
 
 /// What the machine answered instead of a result.

@@ -13,6 +13,11 @@ pub(crate) fn open_failure(error: &OpenStoreError) -> Failure {
     Failure::new(code, error)
 }
 
+/// Adds to a failure that no machine came of it.
+pub(crate) fn not_started(failure: Failure) -> Failure {
+    failure.guest("there is none: it was not started")
+}
+
 /// The exit code of an image that cannot be read.
 pub(crate) fn image_code(error: &ImageError) -> Code {
     match error {

@@ -7,15 +7,15 @@ use super::run::{hypervisor, tracking};
 use crate::args::RestoreArgs;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
+use crate::store::{image_code, not_started, open_failure, resolve};
 use crate::{console, host, machine_errors, paths};
 
 /// Restores the machine and runs it until it ends.
 pub(crate) fn run(args: &RestoreArgs, as_json: bool, quiet: bool) -> Result {
-    let store = Store::open(paths::store(&args.store)?).map_err(|e| crate::store::open_failure(&e))?;
-    let id = crate::store::resolve(&store, &args.image)?;
-    let image = store.image(id).map_err(|error| {
-        Failure::new(crate::store::image_code(&error), error).guest("there is none: it was not started")
-    })?;
+    let opened = Store::open(paths::store(&args.store)?);
+    let store = opened.map_err(|error| not_started(open_failure(&error)))?;
+    let id = resolve(&store, &args.image).map_err(not_started)?;
+    let image = store.image(id).map_err(|error| not_started(Failure::new(image_code(&error), error)))?;
     let name = args.name.clone().unwrap_or_else(|| image.summary().vm.clone());
     let socket = paths::socket(&name)?;
     host::check_name(&socket)?;

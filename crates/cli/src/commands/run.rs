@@ -10,6 +10,7 @@ use ringmark_track::Wish;
 
 use crate::args::{self, Hypervisor, MachineArgs, RunArgs, Tracking};
 use crate::failure::{Code, Failure, Result};
+use crate::store::{not_started, open_failure};
 use crate::{console, host, machine_errors, paths};
 
 /// Builds the machine and runs it until it ends.
@@ -26,7 +27,8 @@ pub(crate) fn run(args: &RunArgs, as_json: bool, quiet: bool) -> Result {
         boot: boot(args)?,
         audit: args.machine.audit,
     };
-    let store = Store::create_or_open(store).map_err(|e| crate::store::open_failure(&e))?;
+    let opened = Store::create_or_open(store);
+    let store = opened.map_err(|error| not_started(open_failure(&error)))?;
     let machine =
         Machine::create(config, console::output(as_json)).map_err(|e| machine_errors::create(&e))?;
     host::run(machine, socket, store, as_json, quiet)
