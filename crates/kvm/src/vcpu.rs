@@ -161,7 +161,7 @@ impl Vcpu {
     }
 
     /// The descriptor as `kvm-ioctls` has it.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(crate) fn fd(&self) -> &VcpuFd {
         &self.fd
     }

@@ -1,6 +1,8 @@
 //! One virtual machine.
 
 mod abi;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod irq;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -43,6 +45,9 @@ pub(crate) struct Book {
     pub(crate) regions: BTreeMap<SlotId, MemoryRegion>,
     /// Bytes of each vCPU's ring; 0 without one.
     pub(crate) ring_bytes: u32,
+    /// What the interrupt controller consists of.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) gic: crate::arm64::GicParts,
 }
 
 impl Vm {

@@ -5,4 +5,4 @@ mod platform;
 mod processor;
 mod state;
 
-pub use state::{Absent, Msr, Part, Plain, Raw, Sregs, StateError, VcpuState, VmState, XsaveArea};
+pub use state::{Msr, Part, Sregs, VcpuState, VmState, XsaveArea};

@@ -2,7 +2,6 @@
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use ringmark_abi::Errno;
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::{System, Vm, errno};
 
@@ -67,21 +66,5 @@ impl Vm {
     pub fn create_pit2(&self) -> Result<(), Errno> {
         let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         self.fd().create_pit2(config).map_err(errno::of)
-    }
-
-    /// `KVM_IRQ_LINE`: raises or lowers an interrupt line.
-    ///
-    /// # Errors
-    /// `ENXIO` without an interrupt controller in the kernel.
-    pub fn set_irq_line(&self, gsi: u32, active: bool) -> Result<(), Errno> {
-        self.fd().set_irq_line(gsi, active).map_err(errno::of)
-    }
-
-    /// `KVM_IRQFD`: makes every write to `event` an edge on interrupt line `gsi`.
-    ///
-    /// # Errors
-    /// `EINVAL` without an interrupt controller in the kernel, `EBUSY` if `event` is bound already.
-    pub fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), Errno> {
-        self.fd().register_irqfd(event, gsi).map_err(errno::of)
     }
 }

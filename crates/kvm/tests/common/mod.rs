@@ -6,8 +6,11 @@
 #![allow(unsafe_code, reason = "guest memory")]
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
-use std::ptr::{self, NonNull};
+mod memory;
 
+use std::ptr;
+
+pub use memory::*;
 use ringmark_abi::{EnableCap, MemoryRegion, Vm as _, cap, mem};
 use ringmark_dirty::{SlotId, SlotTable};
 use ringmark_kvm::bindings::{KVM_MP_STATE_RUNNABLE, kvm_regs, kvm_segment};
@@ -44,93 +47,6 @@ pub const COUNT: (u64, &[u8]) = (0x8200, &[0x48, 0xff, 0x07, 0xeb, 0xfb]);
 pub const INSB: (u64, &[u8]) = (0x8300, &[0x6c, 0xe6, 0x10, 0xeb, 0xfe]);
 /// Says `DONE` for ever: `out DONE,al; jmp -4`.
 pub const CALL: (u64, &[u8]) = (0x8400, &[0xe6, 0x10, 0xeb, 0xfc]);
-
-/// The host's KVM, or `None` after saying that `test` is skipped.
-pub fn system(test: &str) -> Option<System> {
-    match System::open() {
-        Ok(system) => Some(system),
-        Err(why) => {
-            eprintln!("SKIPPED {test}: no /dev/kvm ({why})");
-            None
-        }
-    }
-}
-
-/// Anonymous memory of the process.
-#[derive(Debug)]
-pub struct Memory {
-    start: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: memory belongs to the process; it is accessed by volatile reads and writes only.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    pub fn new(len: u64) -> Self {
-        let len = usize::try_from(len).unwrap();
-        // SAFETY: a new anonymous mapping replaces nothing.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        assert_ne!(start, libc::MAP_FAILED);
-        Self { start: NonNull::new(start.cast()).unwrap(), len }
-    }
-
-    fn at(&self, offset: u64, len: usize) -> *mut u8 {
-        let offset = usize::try_from(offset).unwrap();
-        assert!(offset + len <= self.len, "outside the memory");
-        // SAFETY: inside the mapping (checked).
-        unsafe { self.start.as_ptr().add(offset) }
-    }
-
-    pub fn read(&self, offset: u64) -> u64 {
-        // SAFETY: inside the mapping, and aligned as every caller's offset is.
-        unsafe { self.at(offset, 8).cast::<u64>().read_volatile() }
-    }
-
-    pub fn write(&self, offset: u64, value: u64) {
-        // SAFETY: inside the mapping, and aligned as every caller's offset is.
-        unsafe { self.at(offset, 8).cast::<u64>().write_volatile(value) }
-    }
-
-    pub fn copy_in(&self, offset: u64, bytes: &[u8]) {
-        for (i, &byte) in (0..).zip(bytes) {
-            // SAFETY: inside the mapping.
-            unsafe { self.at(offset + i, 1).write_volatile(byte) }
-        }
-    }
-
-    pub fn copy_from(&self, other: &Self) {
-        assert_eq!(self.len, other.len);
-        // SAFETY: two mappings of one length, and no vCPU runs.
-        unsafe { ptr::copy_nonoverlapping(other.start.as_ptr(), self.start.as_ptr(), self.len) }
-    }
-
-    pub fn address(&self) -> u64 {
-        self.start.as_ptr().expose_provenance() as u64
-    }
-
-    pub fn len(&self) -> u64 {
-        self.len as u64
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
 
 /// A VM with a PC's interrupt controllers and timer, and the programs above in memslot 0, which is not logged.
 ///

@@ -4,8 +4,8 @@ use kvm_bindings::{KVM_MAX_MSR_ENTRIES, Msrs, kvm_msr_entry};
 use ringmark_abi::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{Absent, Part, StateError};
-use crate::{Vcpu, errno};
+use super::Part;
+use crate::{Absent, StateError, Vcpu, errno};
 
 /// `IA32_FEATURE_CONTROL`: must allow VMX before nested state is set.
 const FEATURE_CONTROL: u32 = 0x3a;

@@ -1,25 +1,15 @@
-//! Structures of the kernel as bytes, for serde.
+//! The structures of the kernel that make up a state, as bytes for serde.
 
-#![allow(unsafe_code, reason = "structures of the kernel's interface are read and written as bytes")]
-
-use std::fmt;
-use std::marker::PhantomData;
-use std::ops::Deref;
+#![allow(unsafe_code, reason = "says which structures are their bytes")]
 
 use kvm_bindings::nested::KvmNestedStateBuffer;
 use kvm_bindings::{
     kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state,
     kvm_pit_state2, kvm_regs, kvm_sregs, kvm_sregs2, kvm_vcpu_events, kvm_xcrs,
 };
-use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A structure that is its bytes.
-///
-/// # Safety
-/// Every byte of the type is initialised in every value (padding is spelt out as fields), and every sequence of bytes
-/// is a value.
-pub unsafe trait Plain: Copy {}
+use crate::state::{Plain, read_bytes};
 
 macro_rules! plain {
     ($($name:ty),* $(,)?) => {$(
@@ -45,62 +35,6 @@ plain!(
     kvm_xcrs,
 );
 
-/// A kernel structure that is written down as the bytes it consists of.
-///
-/// Reading it back refuses another length: a state is of one version of the kernel's interface.
-#[derive(Clone, Copy)]
-pub struct Raw<T>(pub T);
-
-impl<T> fmt::Debug for Raw<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Raw<{}>", std::any::type_name::<T>())
-    }
-}
-
-impl<T: Plain> PartialEq for Raw<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.bytes() == other.bytes()
-    }
-}
-
-impl<T: Plain> Eq for Raw<T> {}
-
-impl<T> Deref for Raw<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T: Plain> Raw<T> {
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: `T` is Plain: `size_of::<T>()` initialised bytes, borrowed with `self`.
-        unsafe { std::slice::from_raw_parts((&raw const self.0).cast::<u8>(), size_of::<T>()) }
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        // SAFETY: the length is checked first, and every sequence of bytes is a `T` since `T` is Plain.
-        (bytes.len() == size_of::<T>()).then(|| Self(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }))
-    }
-}
-
-impl<T: Plain> Serialize for Raw<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.bytes())
-    }
-}
-
-impl<'de, T: Plain> Deserialize<'de> for Raw<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes =
-            deserializer.deserialize_byte_buf(Bytes::<T> { most: size_of::<T>(), kind: PhantomData })?;
-        Self::from_bytes(&bytes).ok_or_else(|| {
-            D::Error::custom(format_args!("{} bytes where {} were expected", bytes.len(), size_of::<T>()))
-        })
-    }
-}
-
 /// The processor's extended registers as `XSAVE` lays them out; its length is the host's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XsaveArea(pub Vec<u8>);
@@ -118,42 +52,14 @@ impl Serialize for XsaveArea {
 
 impl<'de> Deserialize<'de> for XsaveArea {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_byte_buf(Bytes::<Self> { most: Self::MAX_LEN, kind: PhantomData }).map(Self)
-    }
-}
-
-/// Takes up to `most` bytes, however the format has them.
-struct Bytes<T> {
-    most: usize,
-    kind: PhantomData<T>,
-}
-
-impl<'de, T> Visitor<'de> for Bytes<T> {
-    type Value = Vec<u8>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at most {} bytes", self.most)
-    }
-
-    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-        if bytes.len() > self.most { Err(E::invalid_length(bytes.len(), &self)) } else { Ok(bytes.to_vec()) }
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u8>, A::Error> {
-        let mut bytes = Vec::new();
-        while let Some(byte) = seq.next_element()? {
-            if bytes.len() == self.most {
-                return Err(A::Error::invalid_length(bytes.len() + 1, &self));
-            }
-            bytes.push(byte);
-        }
-        Ok(bytes)
+        read_bytes(deserializer, Self::MAX_LEN).map(Self)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Raw;
 
     #[test]
     fn a_structure_comes_back_from_its_bytes() {

@@ -8,10 +8,10 @@ use kvm_bindings::{
 use ringmark_abi::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::error::optional;
-use super::{Absent, Msr, Part, Raw, StateError, XsaveArea, msr};
+use super::{Msr, Part, XsaveArea, msr};
+use crate::state::optional;
 use crate::x86::ioctl;
-use crate::{Vcpu, errno};
+use crate::{Absent, Raw, StateError, Vcpu, errno};
 
 /// The system registers, by whichever ioctl the host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,9 @@ use kvm_bindings::{
 use ringmark_abi::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::error::optional;
-use super::{Absent, Part, Raw, StateError};
-use crate::{Vm, errno};
+use super::Part;
+use crate::state::optional;
+use crate::{Absent, Raw, StateError, Vm, errno};
 
 const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
 

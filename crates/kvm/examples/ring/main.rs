@@ -4,6 +4,10 @@
 
 #![allow(unsafe_code, reason = "guest memory is mapped by hand to keep the program whole")]
 
+#[cfg_attr(target_arch = "x86_64", path = "x86.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "arm64.rs")]
+mod guest;
+
 use std::error::Error;
 use std::{io, ptr};
 
@@ -14,19 +18,16 @@ use ringmark_kvm::{Exit, System};
 const SLOT: SlotId = SlotId::new(0, 0);
 const BYTES: usize = 1 << 20;
 
-/// `mov ax,0x1000; mov ds,ax; xor bx,bx; mov cx,8; again: inc byte [bx]; add bx,0x1000; loop again; hlt`: real mode,
-/// one store to each of the eight 4 KiB pages from 0x10000 on.
-const PROGRAM: [u8; 19] = [
-    0xb8, 0x00, 0x10, 0x8e, 0xd8, 0x31, 0xdb, 0xb9, 0x08, 0x00, 0xfe, 0x07, 0x81, 0xc3, 0x00, 0x10, 0xe2,
-    0xf8, 0xf4,
-];
-
 fn main() -> Result<(), Box<dyn Error>> {
     let system = System::open()?;
     let vm = system.create_vm()?;
 
     // The ring comes before vCPUs: 4096 entries of 16 bytes for each of them.
     vm.enable_cap(&EnableCap::new(cap::DIRTY_LOG_RING_ACQ_REL, 4096 * 16))?;
+    // So does the bitmap that backs it, where there is one; it also comes before memslots.
+    if vm.check_extension(cap::DIRTY_LOG_RING_WITH_BITMAP)? > 0 {
+        vm.enable_cap(&EnableCap::new(cap::DIRTY_LOG_RING_WITH_BITMAP, 0))?;
+    }
 
     // SAFETY: a new anonymous mapping, which is never unmapped.
     let memory = unsafe {
@@ -37,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err(io::Error::last_os_error().into());
     }
     // SAFETY: the program fits into the mapping, and the guest does not run yet.
-    unsafe { memory.cast::<[u8; PROGRAM.len()]>().write(PROGRAM) };
+    unsafe { memory.cast::<[_; guest::PROGRAM.len()]>().write(guest::PROGRAM) };
 
     let region = MemoryRegion {
         slot: SLOT,
@@ -50,12 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     unsafe { vm.set_user_memory_region(&region) }?;
 
     let mut vcpu = vm.create_vcpu(0)?;
-    let mut sregs = vcpu.sregs()?;
-    (sregs.cs.base, sregs.cs.selector) = (0, 0);
-    vcpu.set_sregs(&sregs)?;
-    let mut regs = vcpu.regs()?;
-    regs.rip = 0;
-    vcpu.set_regs(&regs)?;
+    guest::start(&mut vcpu)?;
 
     let base = vm.page_size().gfn(0);
     let slots = SlotTable::new([Memslot { id: SLOT, base, npages: vm.page_size().pages_in(BYTES as u64) }])?;
@@ -64,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     loop {
         match vcpu.run()? {
-            Exit::Hlt => break,
+            Exit::Hlt | Exit::SystemEvent { .. } => break,
             // A full ring is harvested and reset below, and the guest goes on.
             Exit::DirtyRingFull | Exit::Interrupted => {}
             other => return Err(format!("the guest stopped: {other:?}").into()),
