@@ -5,14 +5,13 @@ use std::fs;
 use ringmark_abi::{EnableCap, Errno, Vm as _, cap};
 use ringmark_kvm::System;
 
-use crate::facts::{Facts, Rules};
+use super::arch;
+use crate::facts::Facts;
 
 /// `KVM_CAP_NR_MEMSLOTS`.
 const NR_MEMSLOTS: u32 = 10;
 /// `KVM_CAP_MULTI_ADDRESS_SPACE`.
 const MULTI_ADDRESS_SPACE: u32 = 118;
-/// The smallest ring that a kernel without a page-modification log accepts on hosts with pages of 4 KiB.
-const SMALLEST_RING_BYTES: u64 = 1 << 12;
 /// Entries that the log adds to the reserve.
 const PML_ENTRIES: u32 = 512;
 
@@ -23,10 +22,10 @@ pub(super) fn find(system: &System) -> Result<Facts, Errno> {
     let ring_cap = [cap::DIRTY_LOG_RING_ACQ_REL, cap::DIRTY_LOG_RING]
         .into_iter()
         .find(|&cap| system.check_extension(cap).is_ok_and(|bytes| bytes > 0));
-    let mmu = mmu();
+    let mmu = arch::mmu();
     Ok(Facts {
         name: "kvm".into(),
-        rules: Rules::X86,
+        rules: arch::RULES,
         kernel: format!("Linux {release} ({mmu})"),
         release: version,
         mmu,
@@ -37,39 +36,26 @@ pub(super) fn find(system: &System) -> Result<Facts, Errno> {
         real: true,
         ring: ring_cap.is_some(),
         with_bitmap: number(cap::DIRTY_LOG_RING_WITH_BITMAP)? > 0,
-        gic: false,
+        gic: arch::has_gic(system)?,
         panics_on_warn: first_line("/proc/sys/kernel/panic_on_warn") != "0",
         reset_stops_on_signal: version.is_some_and(|version| version >= (6, 16)),
     })
 }
 
-/// Whether a page-modification log is in use: then the smallest ring is refused.
+/// Whether a page-modification log is in use: then a ring of one page, else the smallest, is refused.
 fn pml(system: &System, ring_cap: u32) -> Result<u32, Errno> {
-    let enabled = system.create_vm()?.enable_cap(&EnableCap::new(ring_cap, SMALLEST_RING_BYTES));
+    let enabled = system.create_vm()?.enable_cap(&EnableCap::new(ring_cap, system.page_size().bytes()));
     Ok(if enabled == Err(Errno::EINVAL) { PML_ENTRIES } else { 0 })
 }
 
 /// The first line of a file of the kernel's; empty if there is none.
-fn first_line(path: &str) -> String {
+pub(super) fn first_line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
 }
 
 fn parse_release(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-fn mmu() -> String {
-    let on = |path: &str| matches!(first_line(path).as_str(), "Y" | "1");
-    if fs::exists("/sys/module/kvm_pvm").unwrap_or(false) {
-        "shadow paging, kvm_pvm".into()
-    } else if on("/sys/module/kvm_intel/parameters/ept") {
-        "EPT".into()
-    } else if on("/sys/module/kvm_amd/parameters/npt") {
-        "NPT".into()
-    } else {
-        "shadow paging".into()
-    }
 }
 
 #[cfg(test)]

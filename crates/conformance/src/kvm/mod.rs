@@ -1,94 +1,41 @@
 //! The host's `/dev/kvm` as a target.
 
-#[cfg(target_arch = "x86_64")]
-mod facts;
-#[cfg(target_arch = "x86_64")]
-mod guest;
-#[cfg(target_arch = "x86_64")]
-mod mapping;
-#[cfg(target_arch = "x86_64")]
-mod signals;
-#[cfg(target_arch = "x86_64")]
-mod vcpu;
-#[cfg(target_arch = "x86_64")]
-mod vm;
-
 use std::sync::Arc;
 
 use crate::run::OpenError;
 use crate::target::Target;
 
-/// Opens `/dev/kvm`.
+#[cfg(target_arch = "aarch64")]
+mod arm64;
 #[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "aarch64")]
+use arm64 as arch;
+#[cfg(target_arch = "x86_64")]
+use x86 as arch;
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod facts;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod mapping;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod signals;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod target;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod vcpu;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod vm;
+
+/// Opens `/dev/kvm`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) fn open() -> Result<Arc<dyn Target>, OpenError> {
     Ok(Arc::new(target::KvmTarget::open()?))
 }
 
-/// There is guest code for x86-64 only.
-#[cfg(not(target_arch = "x86_64"))]
+/// There is guest code for x86-64 and arm64 only.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn open() -> Result<Arc<dyn Target>, OpenError> {
     Err(OpenError::NoGuest(std::env::consts::ARCH))
-}
-
-#[cfg(target_arch = "x86_64")]
-mod target {
-    use ringmark_abi::{EnableCap, Errno};
-    use ringmark_kvm::System;
-
-    use super::{facts, vm::KvmVm};
-    use crate::Facts;
-    use crate::run::OpenError;
-    use crate::target::{Target, TestVm, Wish};
-    use crate::verdict::{Must, Stop, Unsupported};
-
-    /// `/dev/kvm` of an x86-64 host.
-    #[derive(Debug)]
-    pub(super) struct KvmTarget {
-        system: System,
-        facts: Facts,
-    }
-
-    impl KvmTarget {
-        pub(super) fn open() -> Result<Self, OpenError> {
-            let system = System::open().map_err(|error| OpenError::Kvm(error.to_string()))?;
-            let facts = facts::find(&system)
-                .map_err(|errno| OpenError::Kvm(format!("/dev/kvm does not answer: {errno}")))?;
-            Ok(Self { system, facts })
-        }
-    }
-
-    impl Target for KvmTarget {
-        fn facts(&self) -> &Facts {
-            &self.facts
-        }
-
-        fn check_extension(&self, cap: u32) -> Result<u64, Errno> {
-            self.system.check_extension(cap)
-        }
-
-        fn enable_cap(&self, cap: &EnableCap) -> Result<(), Errno> {
-            self.system.enable_cap(cap)
-        }
-
-        fn create_vm(&self, wish: Wish) -> Result<Box<dyn TestVm>, Stop> {
-            let stops = self.facts.reset_stops_on_signal;
-            match wish.reset_stops_on_signal {
-                Some(true) if !stops => {
-                    return Err(Unsupported(
-                        "this kernel's reset ignores signals (before Linux 6.16)".into(),
-                    )
-                    .into());
-                }
-                Some(false) if stops => {
-                    return Err(Unsupported(
-                        "this kernel's reset stops at signals (since Linux 6.16)".into(),
-                    )
-                    .into());
-                }
-                _ => {}
-            }
-            let vm = self.system.create_vm().must("KVM_CREATE_VM")?;
-            Ok(Box::new(KvmVm::new(&self.system, vm)))
-        }
-    }
 }

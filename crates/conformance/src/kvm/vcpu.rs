@@ -7,18 +7,16 @@ use std::sync::Arc;
 
 use ringmark_abi::{EnableCap, Errno, Vm as _};
 use ringmark_dirty::RingMemory;
-use ringmark_kvm::{Exit as KvmExit, Vcpu};
+use ringmark_kvm::Vcpu;
 
-use super::guest::{Guest, PORT_DONE, PORT_INPUT};
+use super::arch::{Guest, Processor};
 use super::mapping::KvmMapping;
 use super::vm::Shared;
 use crate::target::{Exit, Kicker, MapRequest, Mapping, Program, TestVcpu};
-use crate::verdict::{Must, Stop, Tried};
+use crate::verdict::{Stop, Tried};
 
 /// `KVM_DIRTY_LOG_PAGE_OFFSET`.
 const RING_PAGE: u64 = 64;
-/// `MSR_KVM_WALL_CLOCK_NEW`.
-const WALL_CLOCK: u32 = 0x4b56_4d00;
 /// `KVM_ENABLE_CAP`.
 const ENABLE_CAP: libc::c_ulong = 0x4068_aea3;
 
@@ -27,30 +25,23 @@ const ENABLE_CAP: libc::c_ulong = 0x4068_aea3;
 pub(super) struct KvmVcpu {
     vcpu: Vcpu,
     shared: Arc<Shared>,
-    prepared: bool,
-    input: u8,
+    processor: Processor,
+}
+
+/// The guest's own memory, set up when the first program needs it.
+fn guest(shared: &Shared) -> Result<&Guest, Stop> {
+    if let Some(guest) = shared.guest.get() {
+        return Ok(guest);
+    }
+    let guest = Guest::new(&shared.vm)
+        .map_err(|error| Stop::Broken(format!("the guest's own memory cannot be set up: {error}")))?;
+    Ok(shared.guest.get_or_init(|| guest))
 }
 
 impl KvmVcpu {
-    pub(super) fn new(vcpu: Vcpu, shared: Arc<Shared>) -> Self {
-        Self { vcpu, shared, prepared: false, input: 0 }
-    }
-
-    fn prepare(&mut self) -> Result<(), Stop> {
-        let cpuid = self.shared.system.supported_cpuid().must("KVM_GET_SUPPORTED_CPUID")?;
-        self.vcpu.set_cpuid(&cpuid).must("KVM_SET_CPUID2")?;
-        Guest::prepare(&mut self.vcpu).must("KVM_SET_SREGS")?;
-        self.prepared = true;
-        Ok(())
-    }
-
-    fn guest(&self) -> Result<&Guest, Stop> {
-        if let Some(guest) = self.shared.guest.get() {
-            return Ok(guest);
-        }
-        let guest = Guest::new(&self.shared.vm)
-            .map_err(|error| Stop::Broken(format!("the guest's own memory cannot be set up: {error}")))?;
-        Ok(self.shared.guest.get_or_init(|| guest))
+    pub(super) fn new(mut vcpu: Vcpu, shared: Arc<Shared>) -> Result<Self, Errno> {
+        let processor = Processor::new(&mut vcpu)?;
+        Ok(Self { vcpu, shared, processor })
     }
 }
 
@@ -89,35 +80,12 @@ impl TestVcpu for KvmVcpu {
     }
 
     fn load(&mut self, program: &Program) -> Result<(), Stop> {
-        if !self.prepared {
-            self.prepare()?;
-        }
-        if let Program::InputString { byte, .. } = program {
-            self.input = *byte;
-        }
-        self.guest()?;
-        let list = u64::from(self.vcpu.id());
-        let Self { vcpu, shared, .. } = self;
-        match shared.guest.get() {
-            Some(guest) => guest.start(vcpu, list, program).must("KVM_SET_REGS"),
-            None => Err(Stop::Broken("the guest has no memory".into())),
-        }
+        let Self { vcpu, shared, processor } = self;
+        processor.load(&shared.system, vcpu, guest(shared)?, program)
     }
 
     fn run(&mut self) -> Result<Exit, Errno> {
-        let input = self.input;
-        Ok(match self.vcpu.run()? {
-            KvmExit::IoOut { port: PORT_DONE, .. } => Exit::Done,
-            KvmExit::IoIn { port: PORT_INPUT, data, .. } => {
-                data.fill(input);
-                Exit::Input
-            }
-            KvmExit::DirtyRingFull => Exit::DirtyRingFull,
-            KvmExit::MmioWrite { address, .. } => Exit::MmioWrite(address),
-            KvmExit::MmioRead { address, .. } => Exit::MmioRead(address),
-            KvmExit::Interrupted => return Err(Errno::EINTR),
-            other => Exit::Other(format!("{other:?}")),
-        })
+        self.processor.run(&mut self.vcpu)
     }
 
     fn set_immediate_exit(&mut self, on: bool) {
@@ -125,7 +93,7 @@ impl TestVcpu for KvmVcpu {
     }
 
     fn write_wall_clock(&mut self, gpa: u64) -> Tried<()> {
-        Ok(self.vcpu.set_msr(WALL_CLOCK, gpa))
+        Processor::write_wall_clock(&mut self.vcpu, gpa)
     }
 
     fn kicker(&self) -> Kicker {

@@ -9,7 +9,7 @@ use ringmark_abi::{EnableCap, Errno, MemoryRegion, Vm as _};
 use ringmark_dirty::SlotId;
 use ringmark_kvm::{System, Vm};
 
-use super::guest::Guest;
+use super::arch::{self, Guest};
 use super::signals::Storm;
 use super::vcpu::KvmVcpu;
 use crate::fork::{ChildEnd, ask_child};
@@ -80,7 +80,7 @@ impl TestVm for KvmVm {
 
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn TestVcpu>, Errno> {
         let vcpu = self.shared.vm.create_vcpu(id)?;
-        Ok(Box::new(KvmVcpu::new(vcpu, Arc::clone(&self.shared))))
+        Ok(Box::new(KvmVcpu::new(vcpu, Arc::clone(&self.shared))?))
     }
 
     fn in_forked_child(&self) -> Tried<()> {
@@ -97,11 +97,11 @@ impl TestVm for KvmVm {
         }
     }
 
-    fn create_device(&self, _kind: u32) -> Tried<Box<dyn TestDevice>> {
-        Err(Unsupported("no VGICv3 with ITS (arm64's)".into()))
+    fn create_device(&self, kind: u32) -> Tried<Box<dyn TestDevice>> {
+        arch::create_device(&self.shared.vm, kind)
     }
 
-    fn signal_msi(&self, _address: u64, _device: u32, _event: u32) -> Tried<u32> {
-        Err(Unsupported("no ITS (arm64's)".into()))
+    fn signal_msi(&self, address: u64, device: u32, event: u32) -> Tried<u32> {
+        arch::signal_msi(&self.shared.vm, address, device, event)
     }
 }

@@ -93,13 +93,13 @@ const fn put(code: &mut [u8; 96], at: u64, program: &[u8]) {
 
 /// The guest's own memory; kept until the VM is gone.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(in super::super) struct Guest {
     ram: Ram,
 }
 
 impl Guest {
     /// Builds tables and code and gives them to `vm`.
-    pub(super) fn new(vm: &Vm) -> io::Result<Self> {
+    pub(in super::super) fn new(vm: &Vm) -> io::Result<Self> {
         let ram = Ram::new(BYTES, Backing::Pages)?;
         ram.write(0, (BASE + LEVEL_3) | TABLE);
         for table in 0..4 {
@@ -158,14 +158,15 @@ impl Guest {
         vcpu.set_sregs(&sregs)
     }
 
-    /// Points `vcpu`, whose list is number `list`, to the start of `program`.
-    pub(super) fn start(&self, vcpu: &mut Vcpu, list: u64, program: &Program) -> Result<(), Errno> {
+    /// Points `vcpu` to the start of `program`.
+    pub(super) fn start(&self, vcpu: &mut Vcpu, program: &Program) -> Result<(), Errno> {
         let (entry, gpas, value, target) = match program {
             Program::Store { gpas, value } => (STORE, &gpas[..], *value, 0),
             Program::Load { gpas } => (LOAD, &gpas[..], 0, 0),
             Program::InputString { gpa, .. } => (INPUT, &[][..], 0, *gpa),
             Program::Spin => (SPIN, &[][..], 0, 0),
         };
+        let list = u64::from(vcpu.id());
         let start = LISTS + list * LIST_BYTES;
         if list >= VCPUS || gpas.len() as u64 * 8 > LIST_BYTES {
             return Err(Errno::ENOSPC);
