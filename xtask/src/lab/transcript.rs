@@ -1,0 +1,186 @@
+//! What the console's lines add up to.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Result, bail, ensure};
+use ringmark_conformance::{CaseReport, Outcome, Report};
+use ringmark_lab::{Line, find};
+
+/// The lines so far.
+#[derive(Debug, Default)]
+pub(super) struct Transcript {
+    kernel: Option<Announced>,
+    reports: Vec<CaseReport>,
+    tests: Tests,
+    programs: usize,
+    ended: bool,
+}
+
+/// What the first line says.
+#[derive(Debug)]
+struct Announced {
+    kernel: String,
+    cases: usize,
+    programs: usize,
+}
+
+/// What the test programs said.
+#[derive(Debug, Default)]
+pub(super) struct Tests {
+    pub(super) passed: usize,
+    /// Tests that failed, programs that ended badly, and what was skipped.
+    pub(super) failed: Vec<String>,
+}
+
+impl Transcript {
+    /// Takes a line of the console and prints it if it is a case's; breaks at the last.
+    ///
+    /// # Errors
+    /// If the line is damaged, out of order, or says that the kernel cannot be asked.
+    pub(super) fn take(&mut self, console: &str) -> Result<ControlFlow<()>> {
+        match find(console)? {
+            None => {}
+            Some(Line::Kernel { kernel, cases, programs }) => {
+                ensure!(self.kernel.is_none(), "the machine started over");
+                println!("asking {kernel}: {cases} cases and {programs} test programs");
+                self.kernel = Some(Announced { kernel, cases, programs });
+            }
+            Some(Line::Case { report, millis }) => {
+                print(&report, millis);
+                self.reports.push(report);
+            }
+            Some(Line::Test { name, passed }) => {
+                println!("{name} {}", if passed { "passed" } else { "FAILED" });
+                if passed {
+                    self.tests.passed += 1;
+                } else {
+                    self.tests.failed.push(name);
+                }
+            }
+            Some(Line::Program { name, passed, skipped }) => {
+                self.programs += 1;
+                if !passed {
+                    self.tests.failed.push(format!("{name} as a whole"));
+                }
+                self.tests.failed.extend(skipped);
+            }
+            Some(Line::Broken { why }) => bail!("{why}"),
+            Some(Line::End { cases, programs }) => {
+                let announced = self.kernel.as_ref().map(|kernel| (kernel.cases, kernel.programs));
+                let seen = (self.reports.len(), self.programs);
+                ensure!(
+                    announced == Some((cases, programs)) && seen == (cases, programs),
+                    "only {} of {cases} cases and {} of {programs} programs arrived whole on the console",
+                    seen.0,
+                    seen.1
+                );
+                self.ended = true;
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The report of the suite, and what the test programs said.
+    ///
+    /// # Errors
+    /// If the console ended before the last line.
+    pub(super) fn finish(self, target: &str) -> Result<(Report, Tests)> {
+        match self.kernel {
+            Some(Announced { kernel, .. }) if self.ended => {
+                Ok((Report::new(target, kernel, self.reports), self.tests))
+            }
+            Some(_) => bail!("the machine ended after {} cases, without the last line", self.reports.len()),
+            None => bail!("the machine ended without a line: its kernel did not come up"),
+        }
+    }
+}
+
+fn print(case: &CaseReport, millis: u64) {
+    let result = match case.result {
+        Outcome::Passed => "passed",
+        Outcome::Failed => "FAILED",
+        Outcome::Skipped => "skipped",
+        Outcome::Deviation => "deviation",
+    };
+    let detail = if case.detail.is_empty() { String::new() } else { format!(": {}", case.detail) };
+    println!("{} {:<28} {millis:>6} ms  {result}{detail}", case.id, case.name);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel() -> Line {
+        Line::Kernel { kernel: "Linux 6.12".into(), cases: 1, programs: 1 }
+    }
+
+    fn case() -> Line {
+        let report = CaseReport {
+            id: "T01".into(),
+            name: "capabilities".into(),
+            result: Outcome::Passed,
+            detail: String::new(),
+        };
+        Line::Case { report, millis: 3 }
+    }
+
+    fn program(passed: bool, skipped: &[&str]) -> Line {
+        let skipped = skipped.iter().map(ToString::to_string).collect();
+        Line::Program { name: "kvm".into(), passed, skipped }
+    }
+
+    const END: Line = Line::End { cases: 1, programs: 1 };
+
+    fn read(lines: &[Line]) -> Result<(Report, Tests)> {
+        let mut transcript = Transcript::default();
+        for line in lines {
+            if transcript.take(&format!("{line}\r\n"))?.is_break() {
+                break;
+            }
+        }
+        transcript.finish("lab")
+    }
+
+    #[test]
+    fn a_whole_console_is_a_report() {
+        let test = Line::Test { name: "kvm::saves".into(), passed: true };
+        let whole = [kernel(), case(), test, program(true, &[]), END];
+        let (report, tests) = read(&whole).expect("whole");
+        assert_eq!((report.passed, report.kernel.as_str()), (1, "Linux 6.12"));
+        assert_eq!((tests.passed, tests.failed.len()), (1, 0));
+    }
+
+    #[test]
+    fn failed_and_skipped_tests_and_a_bad_end_are_failures() {
+        let test = Line::Test { name: "kvm::saves".into(), passed: false };
+        let bad = [kernel(), case(), test, program(false, &["SKIPPED loads: no memory"]), END];
+        let (_, tests) = read(&bad).expect("whole");
+        assert_eq!(tests.failed, ["kvm::saves", "kvm as a whole", "SKIPPED loads: no memory"]);
+    }
+
+    #[test]
+    fn a_console_without_the_last_line_is_no_report() {
+        assert!(read(&[]).is_err());
+        assert!(read(&[kernel()]).is_err());
+        assert!(read(&[kernel(), case()]).is_err(), "every case passed, and still");
+        assert!(read(&[kernel(), program(true, &[]), END]).is_err(), "a case is missing");
+        assert!(read(&[kernel(), case(), END]).is_err(), "a program is missing");
+        assert!(read(&[case(), program(true, &[]), END]).is_err(), "of no kernel");
+        assert!(read(&[kernel(), kernel()]).is_err(), "started over");
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_asked_is_no_report() {
+        let why = "no /dev/kvm".to_owned();
+        let error = read(&[Line::Broken { why }]).expect_err("broken");
+        assert_eq!(error.to_string(), "no /dev/kvm");
+    }
+
+    #[test]
+    fn a_damaged_line_is_no_report() {
+        let mut transcript = Transcript::default();
+        let whole = case().to_string();
+        assert!(transcript.take(&whole[..whole.len() - 2]).is_err());
+    }
+}

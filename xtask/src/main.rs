@@ -1,0 +1,48 @@
+//! Tasks of this repository that cargo alone does not do: `cargo xtask`.
+
+mod lab;
+mod matrix;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::lab::Arch;
+
+/// Tasks of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Boots a mainline kernel with KVM under emulation and holds it to every case of the conformance suite.
+    ///
+    /// What is missing is installed with apt, which needs root. The kernel is Debian's newest cloud kernel; it, the
+    /// programs, and the console's last output stay under target/lab. On an arm64 machine with /dev/kvm, `arm64` asks
+    /// that machine's own kernel.
+    Lab {
+        /// The lab kernel's architecture.
+        #[arg(value_enum)]
+        arch: Arch,
+    },
+    /// Writes docs/conformance.md: the engine, this host's /dev/kvm, and the last result of each lab.
+    ConformanceMatrix,
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
+        Task::Lab { arch } => lab::run(arch),
+        Task::ConformanceMatrix => matrix::write(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
