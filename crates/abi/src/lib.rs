@@ -3,6 +3,8 @@
 //! Two crates meet it: `ringmark-engine`, the kernel's side in software, and `ringmark-kvm`, the real `/dev/kvm`.
 //! Everything above is written against [`Vm`] and cannot tell which of the two it has.
 
+pub mod gic;
+
 mod errno;
 mod numbers;
 mod region;

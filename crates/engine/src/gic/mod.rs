@@ -24,7 +24,6 @@ mod its_attrs;
 mod lpi;
 mod mmio;
 mod msi;
-mod numbers;
 mod pending;
 mod redistributor;
 mod rules;
@@ -35,7 +34,7 @@ use std::sync::{Mutex, MutexGuard};
 
 pub use device::Device;
 pub use msi::Msi;
-pub use numbers::{addr, ctrl, device_type, gicr, gits, group};
+pub use ringmark_abi::gic::{addr, ctrl, device_type, gicr, gits, group};
 pub use rules::ItsRules;
 
 use crate::sync::lock;

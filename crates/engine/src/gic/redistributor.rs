@@ -3,9 +3,9 @@
 use super::{
     bits::{MemoryAttributes, Part, field, low32, mask},
     distributor::Distributor,
+    gicr,
     host::Host,
     lpi::Lpis,
-    numbers::gicr,
 };
 
 /// One vCPU's redistributor.

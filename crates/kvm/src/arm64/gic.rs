@@ -12,13 +12,12 @@
 
 mod device;
 mod msi;
-mod numbers;
 mod parts;
 mod tables;
 
 pub use super::state::{CpuState, ItsState, VgicState};
 pub use device::Device;
 pub use msi::Msi;
-pub use numbers::{addr, ctrl, device_type, gicd, gicr, gits, group};
+pub use ringmark_abi::gic::{addr, ctrl, device_type, gicd, gicr, gits, group};
 
 pub(crate) use parts::GicParts;

@@ -6,8 +6,8 @@ use super::{Its, lookup::TABLE_PAGE};
 use crate::gic::{
     bits::{MemoryAttributes, Part, field, mask},
     distributor::Distributor,
+    gits,
     host::Host,
-    numbers::gits,
     rules::ItsRules,
 };
 

@@ -12,11 +12,22 @@ pub mod device_type {
 pub mod group {
     /// `KVM_DEV_ARM_VGIC_GRP_ADDR`: where the frames lie, one of [`addr`](super::addr).
     pub const ADDR: u32 = 0;
+    /// `KVM_DEV_ARM_VGIC_GRP_DIST_REGS`: the distributor's registers, 32 bits at a time; the attribute is the register's
+    /// offset.
+    pub const DIST_REGS: u32 = 1;
+    /// `KVM_DEV_ARM_VGIC_GRP_NR_IRQS`: how many interrupts there are below the LPIs, private ones included; 32 bits.
+    pub const NR_IRQS: u32 = 3;
     /// `KVM_DEV_ARM_VGIC_GRP_CTRL`: actions, one of [`ctrl`](super::ctrl).
     pub const CTRL: u32 = 4;
     /// `KVM_DEV_ARM_VGIC_GRP_REDIST_REGS`: a redistributor's registers, 32 bits at a time; the attribute is the vCPU's
     /// affinity in the upper half and the register's offset in the lower.
     pub const REDIST_REGS: u32 = 5;
+    /// `KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS`: the system registers of a vCPU's CPU interface, 64 bits at a time; the attribute
+    /// is the vCPU's affinity in the upper half and the register's encoding in the lower.
+    pub const CPU_SYSREGS: u32 = 6;
+    /// `KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO`: the levels of 32 interrupt lines; the attribute is a vCPU's affinity in the upper
+    /// half and the first INTID in the lower.
+    pub const LEVEL_INFO: u32 = 7;
     /// `KVM_DEV_ARM_VGIC_GRP_ITS_REGS`: an ITS's registers, 64 bits at a time; the attribute is the register's offset.
     pub const ITS_REGS: u32 = 8;
 }
@@ -72,6 +83,32 @@ pub mod gits {
     pub const TRANSLATER: u64 = 0x1_0040;
 }
 
+/// Offsets of the distributor's registers in its frame; those with a bit or more per interrupt are the first of an array.
+pub mod gicd {
+    /// `GICD_CTLR`.
+    pub const CTLR: u32 = 0x0;
+    /// `GICD_IIDR`; bits 15 to 12 are the revision of the controller's behaviour.
+    pub const IIDR: u32 = 0x8;
+    /// `GICD_IGROUPR`: a bit each.
+    pub const IGROUPR: u32 = 0x80;
+    /// `GICD_ISENABLER`: a bit each; a write of ones enables.
+    pub const ISENABLER: u32 = 0x100;
+    /// `GICD_ICENABLER`: a bit each; a write of ones disables.
+    pub const ICENABLER: u32 = 0x180;
+    /// `GICD_ISPENDR`: a bit each; user space writes it as it is to be.
+    pub const ISPENDR: u32 = 0x200;
+    /// `GICD_ISACTIVER`: a bit each; a write of ones activates.
+    pub const ISACTIVER: u32 = 0x300;
+    /// `GICD_ICACTIVER`: a bit each; a write of ones deactivates.
+    pub const ICACTIVER: u32 = 0x380;
+    /// `GICD_IPRIORITYR`: eight bits each.
+    pub const IPRIORITYR: u32 = 0x400;
+    /// `GICD_ICFGR`: two bits each, edge or level.
+    pub const ICFGR: u32 = 0xc00;
+    /// `GICD_IROUTER`: 64 bits each, of which KVM has the lower half.
+    pub const IROUTER: u32 = 0x6000;
+}
+
 /// Offsets of a redistributor's registers in its frame.
 pub mod gicr {
     /// `GICR_CTLR`; bit 0 enables LPIs.
@@ -96,4 +133,6 @@ pub mod gicr {
     pub const SYNCR: u64 = 0xc0;
     /// `GICR_IDREGS`, the first of the identification registers.
     pub const IDREGS: u64 = 0xffd0;
+    /// The frame of the vCPU's own interrupts, which has the registers of [`gicd`](super::gicd) for INTIDs below 32.
+    pub const SGI_FRAME: u64 = 0x1_0000;
 }
