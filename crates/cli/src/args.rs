@@ -122,6 +122,10 @@ pub(crate) struct MachineArgs {
     /// still for it (about 0.2 s a GiB and core), which is reported apart from the pause.
     #[arg(long)]
     pub(crate) audit: bool,
+
+    /// End the machine when the process that started this one ends, however it ends: for scripts and tests.
+    #[arg(long)]
+    pub(crate) die_with_parent: bool,
 }
 
 /// Arguments of `demo`.

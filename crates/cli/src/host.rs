@@ -84,6 +84,15 @@ fn conclude(ending: Ending) -> (&'static str, Result<String>) {
     }
 }
 
+/// Has the kernel kill this process when its parent ends, if that is asked for.
+pub(crate) fn tie_to_parent(asked: bool) -> Result {
+    if asked {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .or_fail(Code::Failed)?;
+    }
+    Ok(())
+}
+
 /// Looks whether the name is free before a machine is built, so that a taken one costs nothing and disturbs nobody.
 pub(crate) fn check_name(socket: &std::path::Path) -> Result {
     match ringmark_control::Client::connect(socket).map(|client| client.status()) {

@@ -127,6 +127,7 @@ impl Stage {
             format!("--tracking={}", tracking(args.tracking)),
             "--audit".to_owned(),
             "--quiet".to_owned(),
+            "--die-with-parent".to_owned(),
         ]);
         Child::start(self.home.path(), name, &all)
     }

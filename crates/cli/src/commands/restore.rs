@@ -12,6 +12,7 @@ use crate::{console, host, machine_errors, paths};
 
 /// Restores the machine and runs it until it ends.
 pub(crate) fn run(args: &RestoreArgs, as_json: bool, quiet: bool) -> Result {
+    host::tie_to_parent(args.machine.die_with_parent)?;
     let opened = Store::open(paths::store(&args.store)?);
     let store = opened.map_err(|error| not_started(open_failure(&error)))?;
     let id = resolve(&store, &args.image).map_err(not_started)?;

@@ -15,6 +15,7 @@ use crate::{console, host, machine_errors, paths};
 
 /// Builds the machine and runs it until it ends.
 pub(crate) fn run(args: &RunArgs, as_json: bool, quiet: bool) -> Result {
+    host::tie_to_parent(args.machine.die_with_parent)?;
     let socket = paths::socket(&args.name)?;
     host::check_name(&socket)?;
     let store = paths::store(&args.store)?;
