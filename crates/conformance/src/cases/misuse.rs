@@ -3,7 +3,7 @@
 use ringmark_abi::mem;
 use ringmark_engine::Rule;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, Logged};
 use crate::case::Case;
 use crate::cpu::{Cpu, RESET};
 use crate::rig::{Rig, Slot};
@@ -59,6 +59,27 @@ fn rig(bench: &Bench) -> Result<(Rig, Slot, Cpu), Stop> {
     Ok((vm, slot, cpu))
 }
 
+/// Asks again in a new VM when the host has disturbed the guest's pages: what these cases count is single entries, and a
+/// real kernel may log a page once more whenever the host takes it away for a moment.
+fn undisturbed(bench: &Bench, ask: fn(&Bench) -> Verdict) -> Verdict {
+    for _ in 0..4 {
+        match ask(bench) {
+            Err(Stop::Broken(why)) if bench.facts().real => bench.note(why),
+            answer => return answer,
+        }
+    }
+    ask(bench)
+}
+
+/// The entries are `want` and nothing else; a legal over-report breaks the attempt, anything less is an answer.
+fn exactly(bench: &Bench, what: &str, got: &[Logged], want: &[Logged]) -> Verdict {
+    let covers = want.iter().all(|entry| got.contains(entry));
+    if got != want && covers && bench.facts().real {
+        return Err(Stop::Broken(format!("{what}: over-reported, asked again: {got:?} for {want:?}")));
+    }
+    equal(what, got, want)
+}
+
 fn entry_zeroed(bench: &Bench) -> Verdict {
     let (vm, slot, mut cpu) = rig(bench)?;
     cpu.touch(&slot, 0..2)?;
@@ -69,12 +90,16 @@ fn entry_zeroed(bench: &Bench) -> Verdict {
 }
 
 fn bogus_payload(bench: &Bench) -> Verdict {
+    undisturbed(bench, bogus_payload_once)
+}
+
+fn bogus_payload_once(bench: &Bench) -> Verdict {
     let (vm, slot, mut cpu) = rig(bench)?;
     let absent = (slot.id.raw() + 1000, 0);
     let no_address_space = (7 << 16 | slot.id.raw(), 0);
     let past_end = (slot.id.raw(), slot.npages);
     for (page, bogus) in (0..).zip([absent, no_address_space, past_end]) {
-        corrupt(&mut cpu, &slot, &[page], &[bogus])?;
+        corrupt(bench, &mut cpu, &slot, &[page], &[bogus])?;
         equal(format!("KVM_RESET_DIRTY_RINGS of entry {bogus:?}"), vm.reset()?, 1)?;
         cpu.touch(&slot, [page])?;
         bench.entries(&format!("entries for the page after {bogus:?}"), &cpu.pending(), &[])?;
@@ -83,18 +108,26 @@ fn bogus_payload(bench: &Bench) -> Verdict {
 }
 
 fn bogus_batch(bench: &Bench) -> Verdict {
+    undisturbed(bench, bogus_batch_once)
+}
+
+fn bogus_batch_once(bench: &Bench) -> Verdict {
     let (vm, slot, mut cpu) = rig(bench)?;
     let end = slot.npages;
-    corrupt(&mut cpu, &slot, &[end - 2, end - 1], &[(slot.id.raw(), end - 2), (slot.id.raw(), end)])?;
+    corrupt(bench, &mut cpu, &slot, &[end - 2, end - 1], &[(slot.id.raw(), end - 2), (slot.id.raw(), end)])?;
     equal("KVM_RESET_DIRTY_RINGS", vm.reset()?, 2)?;
     cpu.touch(&slot, [end - 2, end - 1])?;
     bench.entries("entries for the pages of the batch", &cpu.pending(), &[])
 }
 
 fn repaired(bench: &Bench) -> Verdict {
+    undisturbed(bench, repaired_once)
+}
+
+fn repaired_once(bench: &Bench) -> Verdict {
     let (vm, mut slot, mut cpu) = rig(bench)?;
     let past_end = (slot.id.raw(), slot.npages);
-    corrupt(&mut cpu, &slot, &[3], &[past_end])?;
+    corrupt(bench, &mut cpu, &slot, &[3], &[past_end])?;
     equal("KVM_RESET_DIRTY_RINGS of a bogus entry", vm.reset()?, 1)?;
     vm.set_flags(&mut slot, 0)?;
     vm.set_flags(&mut slot, mem::LOG_DIRTY_PAGES)?;
@@ -103,10 +136,10 @@ fn repaired(bench: &Bench) -> Verdict {
 }
 
 /// Touches `pages` and marks their entries as harvested with another payload.
-fn corrupt(cpu: &mut Cpu, slot: &Slot, pages: &[u64], payloads: &[(u32, u64)]) -> Verdict {
+fn corrupt(bench: &Bench, cpu: &mut Cpu, slot: &Slot, pages: &[u64], payloads: &[(u32, u64)]) -> Verdict {
     let at = cpu.fetch();
     cpu.touch(slot, pages.iter().copied())?;
-    equal("entries for the pages", cpu.pending(), slot.logged(pages.iter().copied()))?;
+    exactly(bench, "entries for the pages", &cpu.pending(), &slot.logged(pages.iter().copied()))?;
     for (index, &(raw, offset)) in (at..).zip(payloads) {
         let entry = cpu.entry(index)?;
         entry.set_payload(raw, offset);
@@ -117,6 +150,10 @@ fn corrupt(cpu: &mut Cpu, slot: &Slot, pages: &[u64], payloads: &[(u32, u64)]) -
 }
 
 fn unused_entry(bench: &Bench) -> Verdict {
+    undisturbed(bench, unused_entry_once)
+}
+
+fn unused_entry_once(bench: &Bench) -> Verdict {
     let (vm, slot, mut cpu) = rig(bench)?;
     if let Some(engine) = vm.vm().engine() {
         engine.set_strict(true);
@@ -128,6 +165,6 @@ fn unused_entry(bench: &Bench) -> Verdict {
         ensure("what strict mode says", rules.contains(&Rule::ResetOfUnused), "ResetOfUnused", rules)?;
     }
     cpu.touch(&slot, [0])?;
-    equal("the kernel's next entry", cpu.harvest_all(), slot.logged([0]))?;
+    exactly(bench, "the kernel's next entry", &cpu.harvest_all(), &slot.logged([0]))?;
     equal("KVM_RESET_DIRTY_RINGS, which looks one entry further on", vm.reset()?, 0)
 }
