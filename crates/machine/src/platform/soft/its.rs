@@ -131,6 +131,7 @@ impl Its {
             self.set_redistributor(vcpu, gicr::PENDBASER, places.pending(vcpu))?;
             self.set_redistributor(vcpu, gicr::CTLR, 1)?;
         }
+        // GITS_CBASER counts in 4 KiB, whatever the pages of guest and host are.
         let queue_pages = (UNIT >> 12) - 1;
         self.set_its(gits::CBASER, VALID | places.queue() | queue_pages)?;
         self.set_its(gits::BASER, VALID | places.devices())?;
