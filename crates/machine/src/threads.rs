@@ -47,7 +47,7 @@ type SharedCpu = Arc<Mutex<Box<dyn Cpu>>>;
 /// All vCPU threads of a machine.
 ///
 /// A thread holds its vCPU's lock exactly while it runs the guest; parked at the gate it does not. So whoever has closed
-/// the gate may lock every vCPU, save its state and complete its last exit, and nothing else may.
+/// the gate may lock every vCPU and save its state, and nothing else may.
 pub(crate) struct CpuThreads {
     gate: Arc<Gate>,
     cpus: Vec<SharedCpu>,
