@@ -1,7 +1,9 @@
 //! The devices of the reference machine.
 
+mod outlet;
 mod ports;
 mod serial;
 
+pub(crate) use outlet::attended;
 pub use ports::{PortEffect, Ports};
 pub use serial::{Console, SerialPort, SerialSaved};

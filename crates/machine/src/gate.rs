@@ -36,11 +36,7 @@ struct State {
 
 /// Some thread did not come back from the guest in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{missing} of {alive} vCPUs did not leave the guest within {:?} (one that writes to a console which nobody reads waits, \
-     too); the guest runs on",
-    waited
-)]
+#[error("{missing} of {alive} vCPUs did not leave the guest within {:?}; the guest runs on", waited)]
 pub struct StopTimeout {
     /// vCPUs that were still in the guest.
     pub missing: usize,

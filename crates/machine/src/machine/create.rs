@@ -10,7 +10,7 @@ use super::{CreateError, Machine};
 use crate::boot::elf;
 use crate::boot::pvh::{self, Handoff};
 use crate::config::{Boot, GuestSpec, MAX_VCPUS, MachineConfig};
-use crate::devices::{Console, Ports, SerialPort};
+use crate::devices::{Console, Ports, SerialPort, attended};
 use crate::layout::RamLayout;
 use crate::platform::{self, Hypervisor, KvmCpu, PlatformError, SoftCpu, SoftPlatform};
 use crate::words::RamWords;
@@ -24,6 +24,7 @@ impl Machine {
     /// # Errors
     /// [`CreateError`]; nothing is left behind.
     pub fn create(config: MachineConfig, console: Console) -> Result<Self, CreateError> {
+        let console = attended(console).map_err(CreateError::Thread)?;
         if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
             return Err(CreateError::Vcpus(config.vcpus));
         }

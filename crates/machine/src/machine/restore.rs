@@ -11,7 +11,7 @@ use super::frame::{Frame, MachineParts, Vcpus, host_page_size};
 use super::seats::{kvm_seat, soft_seat};
 use super::{CreateError, Machine, Newest, RestoreError};
 use crate::config::MAX_VCPUS;
-use crate::devices::{Console, Ports, SerialPort};
+use crate::devices::{Console, Ports, SerialPort, attended};
 use crate::layout::RamLayout;
 use crate::platform::{self, Hypervisor, HypervisorWish, KvmCpu, SoftCpu};
 use crate::ram::Ram;
@@ -44,6 +44,7 @@ impl Machine {
         options: RestoreOptions,
         console: Console,
     ) -> Result<Self, RestoreError> {
+        let console = attended(console).map_err(CreateError::Thread)?;
         let saved = MachineSaved::decode(&image.state(saved::PART)?).map_err(RestoreError::State)?;
         let layout = layout_of(image)?;
         let mut frame = Frame::new(layout, wish_for(&saved, options.hypervisor)?, options.tracking, false)?;
