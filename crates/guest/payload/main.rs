@@ -1,65 +1,44 @@
-//! The bare-metal program: a vCPU's way from ring 3 on.
-//!
-//! Interrupts stay off and there are no exception handlers: a fault ends the machine with a triple fault, which the
-//! monitor reports as a shutdown.
+//! The bare-metal program: a vCPU's way from user mode on.
 
 #![no_std]
 #![no_main]
 
-mod compiler_needs;
+#[cfg(target_arch = "aarch64")]
+mod arm64;
 mod console;
 mod physical;
-mod standalone;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
-use core::arch::global_asm;
 use core::hint::spin_loop;
 
-use console::{out, print};
-use physical::{Physical, fits};
-use ringmark_guest::{BootLine, Command, Config, Control, HALT_PORT, Program, StartInfo, Step, check_result};
-
-global_asm!(include_str!("boot.s"), options(att_syntax));
+#[cfg(target_arch = "aarch64")]
+use arm64 as arch;
+use console::print;
+use physical::Physical;
+use ringmark_guest::{Command, Config, Control, Program, Step, check_result};
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
 
 /// Polls of the control word are this many pauses apart while there is nothing to do.
 const PAUSES: u32 = 64;
 
-/// Pauses between two writes to the halt port.
+/// Pauses between two times that an ended vCPU says so.
 const PAUSES_HALTED: u32 = 1 << 20;
 
-/// Where `boot.s` leads every vCPU.
-#[unsafe(no_mangle)]
-extern "C" fn start(start_info: u64, vcpu: u64, huge_pages: u64) -> ! {
-    let memory = &mut Physical;
-    let mut buffer = [0; 1024];
-    let info = match StartInfo::load(memory, start_info) {
-        Ok(info) => info,
-        Err(error) => refuse(vcpu, format_args!("{error}")),
-    };
-    let Ok(line) = info.command_line(memory, &mut buffer);
-    let boot = match BootLine::parse(line) {
-        Ok(boot) => boot,
-        Err(error) => refuse(vcpu, format_args!("{error}; {}", BootLine::USAGE)),
-    };
-    let config = match boot.mailbox {
-        Some(mailbox) => {
-            Config::load(memory, mailbox).unwrap_or_else(|error| refuse(vcpu, format_args!("{error}")))
-        }
-        None if vcpu == 0 => standalone::prepare(memory, &info, &boot)
-            .unwrap_or_else(|error| refuse(vcpu, format_args!("{error}"))),
-        None => halt(0),
-    };
-    if !fits(&config, huge_pages != 0) {
-        refuse(vcpu, format_args!("the hot region reaches beyond what this vCPU can map"));
-    }
-    match Program::new(config, vcpu) {
-        Ok(program) => run(program, boot.mailbox.is_none().then_some(boot.check)),
-        // More vCPUs than writers: the others have nothing to do.
-        Err(_) => halt(0),
-    }
+/// What a vCPU does beside its program.
+pub(crate) trait Beside {
+    /// Before each step of the program, by the same control word.
+    fn before_step(&mut self, memory: &mut Physical, program: &mut Program, control: Option<Control>);
+}
+
+/// Nothing.
+impl Beside for () {
+    fn before_step(&mut self, _: &mut Physical, _: &mut Program, _: Option<Control>) {}
 }
 
 /// The loop; `check_every` is the number of page writes between checks where no monitor asks for them.
-fn run(mut program: Program, check_every: Option<u64>) -> ! {
+fn run(mut program: Program, check_every: Option<u64>, mut beside: impl Beside) -> ! {
     let memory = &mut Physical;
     let config = *program.config();
     let speaker = program.writer() == 0;
@@ -69,7 +48,9 @@ fn run(mut program: Program, check_every: Option<u64>) -> ! {
         print(format_args!("ringmark guest: {writers} vCPU{plural}, {pages} pages, pattern {pattern}\n"));
     }
     loop {
-        let Ok(step) = program.step(memory);
+        let Ok(control) = config.control(memory);
+        beside.before_step(memory, &mut program, control);
+        let Ok(step) = program.step_by(memory, control);
         match step {
             Step::Wrote(_) => {
                 if let Some(every) = check_every
@@ -125,11 +106,11 @@ fn refuse(vcpu: u64, why: core::fmt::Arguments<'_>) -> ! {
     halt(1)
 }
 
-/// Ends this vCPU as well as ring 3 can: tells the monitor, and again whenever it is run all the same. A code other than
-/// zero says that it failed.
+/// Ends this vCPU as well as user mode can: tells the monitor, and again whenever it is run all the same. A code other
+/// than zero says that it failed.
 fn halt(code: u8) -> ! {
     loop {
-        out(HALT_PORT, code);
+        arch::tell_halted(code);
         for _ in 0..PAUSES_HALTED {
             spin_loop();
         }

@@ -4,13 +4,11 @@
 
 use core::convert::Infallible;
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use ringmark_guest::{Config, Load, Memory};
+use ringmark_guest::{Load, Memory};
 
-/// What `boot.s` maps with pages of 2 MiB, and with pages of 1 GiB where there are any.
-const MAPPED: u64 = 16 << 30;
-const MAPPED_WITH_HUGE_PAGES: u64 = 512 << 30;
-
+/// Loads acquire and stores release: the monitor, and other vCPUs, see stores in program order while this vCPU runs.
 pub(crate) struct Physical;
 
 impl Load for Physical {
@@ -18,29 +16,22 @@ impl Load for Physical {
 
     #[inline]
     fn load(&mut self, gpa: u64) -> Result<u64, Infallible> {
-        // SAFETY: the address is aligned by the trait's contract and mapped (`fits`, and the loader's own structures
-        // lie below 4 GiB); no reference to this memory exists, and other vCPUs and the monitor may change it.
-        Ok(unsafe { ptr::with_exposed_provenance::<u64>(gpa as usize).read_volatile() })
+        // SAFETY: the address is aligned by the trait's contract and mapped (the architecture's `fits`, and what a
+        // loader leaves lies below 4 GiB); this memory is reached by atomic words only, also by other vCPUs and the
+        // monitor.
+        let word = unsafe { AtomicU64::from_ptr(ptr::with_exposed_provenance_mut(gpa as usize)) };
+        Ok(word.load(Ordering::Acquire))
     }
 }
 
 impl Memory for Physical {
     #[inline]
     fn store(&mut self, gpa: u64, value: u64) -> Result<(), Infallible> {
-        // SAFETY: as in `load`; what is written are the mailbox, the ledger and the hot region, which
-        // `Config::validate` keeps apart and the monitor keeps clear of this program.
-        unsafe { ptr::with_exposed_provenance_mut::<u64>(gpa as usize).write_volatile(value) };
+        // SAFETY: as in `load`; what is written are the mailbox, the ledger, the hot region and the interrupt
+        // controller's tables, which their configurations' `validate` keeps apart and the monitor keeps clear of this
+        // program.
+        let word = unsafe { AtomicU64::from_ptr(ptr::with_exposed_provenance_mut(gpa as usize)) };
+        word.store(value, Ordering::Release);
         Ok(())
     }
-}
-
-/// Whether the identity map reaches all regions.
-pub(crate) fn fits(config: &Config, huge_pages: bool) -> bool {
-    let end = if huge_pages { MAPPED_WITH_HUGE_PAGES } else { MAPPED };
-    let ends = [
-        config.mailbox + config.mailbox_bytes(),
-        config.ledger + config.ledger_bytes(),
-        config.hot + config.hot_bytes(),
-    ];
-    ends.into_iter().all(|reach| reach <= end)
 }

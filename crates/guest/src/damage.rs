@@ -28,10 +28,16 @@ pub enum DamageKind {
     DeviceBehind,
     /// The device page's words do not fit together (checksums).
     DeviceCorrupt,
+    /// An interrupt that was raised did not come (how often it was raised, and taken); its frame is that of the event's
+    /// translation table entry, and its writer the vCPU that it was for.
+    InterruptLost,
+    /// An interrupt came that was not raised, or to a vCPU that it was not for, or again (how often it was raised, and
+    /// taken); frame and writer are as above.
+    InterruptRepeated,
 }
 
 impl DamageKind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::PageBehind,
         Self::PageCorrupt,
         Self::PageMisplaced,
@@ -43,6 +49,8 @@ impl DamageKind {
         Self::ProgramBehind,
         Self::DeviceBehind,
         Self::DeviceCorrupt,
+        Self::InterruptLost,
+        Self::InterruptRepeated,
     ];
 
     /// The code in a status page; zero is the code of none.
@@ -60,6 +68,8 @@ impl DamageKind {
             Self::ProgramBehind => 9,
             Self::DeviceBehind => 10,
             Self::DeviceCorrupt => 11,
+            Self::InterruptLost => 12,
+            Self::InterruptRepeated => 13,
         }
     }
 
@@ -84,6 +94,8 @@ impl DamageKind {
             Self::ProgramBehind => "program state is older than its status page",
             Self::DeviceBehind => "device page is older than what was read from it",
             Self::DeviceCorrupt => "device page is torn",
+            Self::InterruptLost => "an interrupt mapped by this page never came",
+            Self::InterruptRepeated => "an interrupt mapped by this page came unasked",
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::damage::{Damage, DamageKind, Report};
 use crate::device::{self, DevicePage};
+use crate::interrupts::{Interrupts, InterruptsError};
 use crate::memory::Load;
 use crate::status::{InFlight, Status};
 use crate::walk::Walk;
@@ -36,6 +37,12 @@ pub fn inspect<L: Load>(memory: &mut L, config: &Config) -> Result<Report, L::Er
     let (seen, writer) = newest_seen;
     if let Some(damage) = judge_device(device::read(memory, config)?, config, writer, seen) {
         report.add(damage);
+    }
+    match Interrupts::load(memory, config) {
+        Ok(Some(interrupts)) => interrupts.inspect(memory, config, &mut report)?,
+        Err(InterruptsError::Memory(error)) => return Err(error),
+        // The words are the monitor's own, as the header's are.
+        Ok(None) | Err(_) => {}
     }
     Ok(report)
 }

@@ -31,11 +31,23 @@
 //!
 //! # On bare metal
 //!
-//! On Linux on x86-64, the static `X86_64_PVH` is an ELF program with a PVH note that runs these programs; the
-//! crate's build script makes it from the same source.
+//! The crate's build script compiles the same source, with a few hundred lines of its own (`payload/`), to a program
+//! that runs without an operating system, for the architecture that the crate is built for: on Linux on x86-64 the
+//! static `X86_64_PVH`, an ELF file with a PVH note, and on arm64 [`arm64`]'s `IMAGE`, a flat image. The programs run
+//! in ring 3 and at EL0.
+//!
+//! # Interrupts
+//!
+//! On arm64 the interrupt controller's translation services (ITS) keep tables in guest memory, and write them with no
+//! vCPU running. Whether an image has them is told by interrupts alone. So where the monitor publishes [`Interrupts`],
+//! the program on the first vCPU maps hundreds of devices' events, raises them, maps them anew all the while, and keeps
+//! a ledger of what was raised for whom beside what was taken ([`Driver`]). A check finds interrupts that never come
+//! ([`DamageKind::InterruptLost`]) or come unasked ([`DamageKind::InterruptRepeated`]); [`inspect()`] looks at the
+//! ledger too.
 
 #![no_std]
 
+pub mod arm64;
 #[cfg(pvh_payload)]
 mod bare_metal;
 mod boot_line;
@@ -46,6 +58,7 @@ mod damage;
 mod device;
 mod header;
 mod inspect;
+mod interrupts;
 mod memory;
 mod pattern;
 mod program;
@@ -64,6 +77,9 @@ pub use damage::{Damage, DamageKind, NAMED, Report};
 pub use device::{DeviceRecord, publish as publish_device};
 pub use header::{HeaderError, MAGIC, MAILBOX};
 pub use inspect::inspect;
+pub use interrupts::{
+    Board, Counted, Driver, FIRST_LPI, Interrupts, InterruptsConfigError, InterruptsError, Tally,
+};
 pub use memory::{Load, Memory};
 pub use pattern::{Pattern, Pick, Picker, UnknownPattern};
 pub use program::{Program, RestoreError, Step};

@@ -4,7 +4,7 @@ mod save;
 
 use crate::certificate::Certificate;
 use crate::config::{Config, ConfigError};
-use crate::control::Command;
+use crate::control::{Command, Control};
 use crate::damage::{Damage, DamageKind, Report};
 use crate::device;
 use crate::inspect::judge_device;
@@ -163,6 +163,11 @@ impl Program {
         self.written
     }
 
+    /// Makes a part of every further check what someone found who looks after other things than pages.
+    pub fn note(&mut self, damage: Damage) {
+        self.found.add(damage);
+    }
+
     /// Does one thing: writes a page, idles, checks a few pages or waits, as the control word says.
     ///
     /// # Errors
@@ -170,10 +175,22 @@ impl Program {
     /// The memory's. Nothing is lost: the next call goes on with the store or load that failed.
     #[inline]
     pub fn step<M: Memory>(&mut self, memory: &mut M) -> Result<Step, M::Error> {
+        let control = self.config.control(memory)?;
+        self.step_by(memory, control)
+    }
+
+    /// As [`step`](Self::step), by a control word that the caller has read, to do something else by the same word
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// As `step`.
+    #[inline]
+    pub fn step_by<M: Memory>(&mut self, memory: &mut M, control: Option<Control>) -> Result<Step, M::Error> {
         if let Some(pending) = self.pending {
             return self.write(memory, pending);
         }
-        let Some(control) = self.config.control(memory)? else {
+        let Some(control) = control else {
             return self.wait(memory, State::Holding, Step::Holding);
         };
         match control.command {

@@ -35,7 +35,7 @@ fn config(vcpus: u8, pages: u64, pattern: Pattern) -> Config {
 
 fn start(test: &str, vcpus: u8, pages: u64, pattern: Pattern, irqchip: bool) -> Option<(Machine, Config)> {
     let kvm = kvm(test)?;
-    let memory = GuestMemory::new(MEMORY);
+    let memory = GuestMemory::new(0, MEMORY);
     let config = config(vcpus, pages, pattern);
     let Ok(()) = config.publish(&mut View(&memory), Control::RUN);
     let machine = Machine::new(&kvm, memory, vcpus, irqchip, LINE);
@@ -190,7 +190,7 @@ fn memory_far_up_is_reached() {
     let wanted = config(2, 1024, Pattern::Uniform);
     for gib in [3, 5, 17] {
         let start = (gib << 30) - (1 << 20);
-        let memory = GuestMemory::new(18 << 30);
+        let memory = GuestMemory::new(0, 18 << 30);
         let config = wanted.place(start, start + (1 << 30)).expect("room for the hot region");
         let Ok(()) = config.publish(&mut View(&memory), Control::RUN);
         let machine = Machine::new(&kvm, memory, 2, false, LINE);
@@ -210,7 +210,7 @@ fn memory_far_up_is_reached() {
 fn without_a_monitor_it_runs_alone() {
     let Some(kvm) = kvm("without_a_monitor_it_runs_alone") else { return };
     let line = "hot=4M pattern=zipf check=20000";
-    let machine = Machine::new(&kvm, GuestMemory::new(MEMORY), 1, false, line);
+    let machine = Machine::new(&kvm, GuestMemory::new(0, MEMORY), 1, false, line);
     assert_eq!(machine.line(), "ringmark guest: 1 vCPU, 1024 pages, pattern zipf");
     for _ in 0..3 {
         let line = machine.line();
@@ -227,7 +227,7 @@ fn it_says_why_it_does_not_run() {
         ("quiet", "cannot understand 'quiet'"),
         ("ringmark.mailbox=0x20000", "no mailbox at 0x20000"),
     ] {
-        let machine = Machine::new(&kvm, GuestMemory::new(MEMORY), 2, false, line);
+        let machine = Machine::new(&kvm, GuestMemory::new(0, MEMORY), 2, false, line);
         let printed = machine.line();
         assert!(printed.contains(part), "{line:?} gave {printed:?}");
         machine.wait_halted();

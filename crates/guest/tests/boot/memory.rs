@@ -11,6 +11,8 @@ use ringmark_guest::{Load, Memory};
 pub(crate) struct GuestMemory {
     base: *mut libc::c_void,
     bytes: usize,
+    /// Guest-physical address of its first byte.
+    start: u64,
 }
 
 // SAFETY: the mapping is reached through atomic words only, from any thread, and lives until `drop`.
@@ -19,13 +21,13 @@ unsafe impl Send for GuestMemory {}
 unsafe impl Sync for GuestMemory {}
 
 impl GuestMemory {
-    pub(crate) fn new(bytes: usize) -> Self {
+    pub(crate) fn new(start: u64, bytes: usize) -> Self {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
         assert_ne!(base, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
-        Self { base, bytes }
+        Self { base, bytes, start }
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -37,7 +39,8 @@ impl GuestMemory {
     }
 
     pub(crate) fn word(&self, gpa: u64) -> &AtomicU64 {
-        let offset = usize::try_from(gpa).expect("an address within memory");
+        let offset = gpa.checked_sub(self.start).and_then(|offset| usize::try_from(offset).ok());
+        let offset = offset.expect("an address within memory");
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.bytes, "no word at {gpa:#x}");
         // SAFETY: the word is aligned and inside the mapping, which lives as long as `self`; the guest and this process
         // access it atomically or, in the guest, by aligned word stores.
