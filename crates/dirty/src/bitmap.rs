@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::ops::Range;
 
+use crate::mutant::{self, Mutant};
 use crate::sync::{AtomicU64, Ordering};
 
 /// A bitmap of pages: any thread marks, any thread collects, no bit is lost.
@@ -53,6 +54,9 @@ impl AtomicBitmap {
     pub fn set(&self, bit: u64) -> bool {
         assert!(bit < self.bits, "bit {bit} of a bitmap of {} bits", self.bits);
         let mask = 1 << (bit % 64);
+        if mutant::active(Mutant::LookBeforeMark) && self.test(bit) {
+            return false;
+        }
         self.word(bit / 64).fetch_or(mask, Ordering::Release) & mask == 0
     }
 
@@ -90,6 +94,11 @@ impl AtomicBitmap {
     ///
     /// Bits of `value` past the end are dropped. Acquire for the bits taken and release for those put.
     pub fn swap_word(&self, word: usize, value: u64) -> u64 {
+        if mutant::active(Mutant::TakeInTwoSteps) {
+            let taken = self.words[word].load(Ordering::Acquire);
+            self.words[word].store(value & self.valid(word), Ordering::Release);
+            return taken;
+        }
         self.words[word].swap(value & self.valid(word), Ordering::AcqRel)
     }
 

@@ -93,6 +93,7 @@ mod set;
 mod slots;
 mod sync;
 
+pub mod mutant;
 pub mod ring;
 
 pub use addr::{Gfn, PageSize};

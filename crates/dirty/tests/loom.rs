@@ -9,8 +9,8 @@
 #![allow(clippy::unwrap_used, reason = "small numbers; a panic is how a test fails")]
 #![cfg(loom)]
 
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use ringmark_dirty::{
     AtomicBitmap, Entry, FLAG_DIRTY, FLAG_RESET, Gfn, Harvested, Harvester, Memslot, Producer, SlotId,
@@ -27,8 +27,13 @@ fn table() -> SlotTable {
 
 /// Both ends of a ring of two entries.
 fn ends() -> (Arc<Producer<Memory>>, Memory) {
+    ends_at(0)
+}
+
+/// The same, whose counters have come to `index`.
+fn ends_at(index: u32) -> (Arc<Producer<Memory>>, Memory) {
     let memory: Memory = ring::allocate(2).into();
-    (Arc::new(Producer::new(memory.clone(), 0).unwrap()), memory)
+    (Arc::new(Producer::starting_at(memory.clone(), 0, index).unwrap()), memory)
 }
 
 fn push_up_to(producer: &Producer<Memory>, next: &mut u64, end: u64) {
@@ -50,15 +55,22 @@ fn drain(harvester: &mut Harvester<Memory>, table: &SlotTable, taken: &mut Vec<u
 
 /// A vCPU pushes four pages through two entries, one thread harvests, one resets; `harvest` takes what is there.
 fn go_round(harvest: impl Fn(&mut u32, &Memory, &mut Vec<u64>) + Copy + Send + Sync + 'static) {
+    go_round_from(0, harvest);
+}
+
+fn go_round_from(
+    start: u32,
+    harvest: impl Fn(&mut u32, &Memory, &mut Vec<u64>) + Copy + Send + Sync + 'static,
+) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(move || {
         const PAGES: u64 = 4;
-        let (producer, memory) = ends();
+        let (producer, memory) = ends_at(start);
         let collector = thread::spawn({
             let memory = memory.clone();
             move || {
-                let (mut index, mut taken) = (0, Vec::new());
+                let (mut index, mut taken) = (start, Vec::new());
                 for _ in 0..2 {
                     harvest(&mut index, &memory, &mut taken);
                 }
@@ -102,13 +114,23 @@ fn harvest_by_hand(
         assert_eq!(slot, SLOT.raw(), "torn entry");
         taken.push(offset);
         mark(entry);
-        *index += 1;
+        *index = index.wrapping_add(1);
     }
 }
 
 #[test]
 fn push_harvest_and_reset_at_once() {
     go_round(|index, memory, taken| {
+        let mut harvester = Harvester::from_index(memory.clone(), *index).unwrap();
+        drain(&mut harvester, &table(), taken);
+        *index = harvester.index();
+    });
+}
+
+/// The free-running counters pass the end of 32 bits on the way.
+#[test]
+fn counters_wrap_around() {
+    go_round_from(u32::MAX - 1, |index, memory, taken| {
         let mut harvester = Harvester::from_index(memory.clone(), *index).unwrap();
         drain(&mut harvester, &table(), taken);
         *index = harvester.index();
@@ -253,5 +275,127 @@ fn weak_mark_that_looks_first() {
         if !bitmap.test(0) {
             bitmap.set(0);
         }
+    });
+}
+
+/// Two epochs over one bitmap while a writer writes a page twice: each swaps the bits out and copies what they name; the
+/// first fails, and `roll_back` says what the second then knows of its pages.
+fn swap_and_roll_back(roll_back: impl Fn(u64) -> u64 + Copy + Send + Sync + 'static) {
+    loom::model(move || {
+        let bitmap = Arc::new(AtomicBitmap::new(1));
+        let page = Arc::new(AtomicU32::new(0));
+        let writer = thread::spawn({
+            let (bitmap, page) = (bitmap.clone(), page.clone());
+            move || {
+                for value in 1..=2 {
+                    page.store(value, Ordering::Relaxed);
+                    bitmap.set(0);
+                }
+            }
+        });
+        // The image that counts: what a failed epoch has copied is not in it.
+        let mut durable = 0;
+        let mut epoch = |carried: u64, commit: bool| {
+            let pages = carried | bitmap.swap_word(0, 0);
+            let copy = (pages != 0).then(|| page.load(Ordering::Relaxed));
+            if commit {
+                durable = copy.unwrap_or(durable)
+            }
+            pages
+        };
+        let carried = roll_back(epoch(0, false));
+        epoch(carried, true);
+        writer.join().unwrap();
+        epoch(0, true);
+        assert_eq!(durable, 2, "a failed epoch took a page along");
+        assert_eq!(bitmap.count(), 0);
+    });
+}
+
+#[test]
+fn an_epoch_that_is_rolled_back_loses_nothing() {
+    swap_and_roll_back(|pages| pages);
+}
+
+#[test]
+#[should_panic(expected = "a failed epoch took a page along")]
+fn weak_rollback_that_forgets() {
+    swap_and_roll_back(|_| 0);
+}
+
+/// A vCPU fills its ring, hands it over to the collector and waits, while it is told to stop; then the ring is harvested
+/// for the last time.
+#[test]
+fn a_vcpu_with_a_full_ring_can_be_stopped() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(move || {
+        const PAGES: u64 = 3;
+        let (producer, memory) = ends();
+        let harvester = Arc::new(Mutex::new((Harvester::new(memory).unwrap(), Vec::new())));
+        // What the vCPU and whoever stops it tell each other: the wish, a full ring, the last word.
+        let gate = Arc::new((Mutex::new((false, false, false)), Condvar::new()));
+        let collect = {
+            let producer = producer.clone();
+            move |ends: &mut (Harvester<Memory>, Vec<u64>)| {
+                let (harvester, taken) = ends;
+                drain(harvester, &table(), taken);
+                while producer.reset_next().is_some() {}
+            }
+        };
+        let vcpu = thread::spawn({
+            let (producer, gate) = (producer.clone(), gate.clone());
+            move || {
+                let mut next = 0;
+                loop {
+                    push_up_to(&producer, &mut next, PAGES);
+                    let (state, changed) = &*gate;
+                    let mut state = state.lock().unwrap();
+                    if next == PAGES || state.0 {
+                        state.2 = true;
+                        changed.notify_all();
+                        return next;
+                    }
+                    state.1 = true;
+                    changed.notify_all();
+                    while state.1 {
+                        state = changed.wait(state).unwrap();
+                    }
+                }
+            }
+        });
+        let collector = thread::spawn({
+            let (harvester, gate, collect) = (harvester.clone(), gate.clone(), collect.clone());
+            move || {
+                let (state, changed) = &*gate;
+                loop {
+                    let mut state = state.lock().unwrap();
+                    while !state.1 && !state.2 {
+                        state = changed.wait(state).unwrap();
+                    }
+                    if state.2 {
+                        return;
+                    }
+                    drop(state);
+                    collect(&mut harvester.lock().unwrap());
+                    gate.0.lock().unwrap().1 = false;
+                    changed.notify_all();
+                }
+            }
+        });
+        {
+            let (state, changed) = &*gate;
+            let mut state = state.lock().unwrap();
+            state.0 = true;
+            while !state.2 {
+                state = changed.wait(state).unwrap();
+            }
+        }
+        let pushed = vcpu.join().unwrap();
+        collector.join().unwrap();
+        let mut ends = harvester.lock().unwrap();
+        collect(&mut ends);
+        assert!(ends.1.iter().copied().eq(0..pushed), "{:?} of {pushed}", ends.1);
+        assert_eq!(producer.used(), 0);
     });
 }

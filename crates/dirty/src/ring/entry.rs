@@ -1,5 +1,6 @@
 //! One entry of a dirty ring.
 
+use crate::mutant::{self, Mutant};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Watch};
 
 /// Set by the kernel: the entry names a dirty page (`KVM_DIRTY_GFN_F_DIRTY`).
@@ -42,14 +43,18 @@ impl Entry {
     #[must_use]
     #[inline]
     pub fn flags(&self) -> u32 {
-        self.flags.load(Ordering::Acquire)
+        let order =
+            if mutant::active(Mutant::FlagReadRelaxed) { Ordering::Relaxed } else { Ordering::Acquire };
+        self.flags.load(order)
     }
 
     /// Sets the flags, store-release: pairs with the other end's [`flags`](Self::flags), which then sees every access
     /// made to the payload before this call as past.
     #[inline]
     pub fn set_flags(&self, flags: u32) {
-        self.flags.store(flags, Ordering::Release);
+        let order =
+            if mutant::active(Mutant::FlagWrittenRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        self.flags.store(flags, order);
     }
 
     /// The slot as stored (see [`SlotId::from_raw`](crate::SlotId::from_raw)) and the offset in pages within it.

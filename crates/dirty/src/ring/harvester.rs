@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::memory::{entry_at, size_of_ring};
+use crate::mutant::{self, Mutant};
 use crate::{Entry, FLAG_DIRTY, FLAG_RESET, Memslot, RingError, RingMemory, SlotId, SlotTable};
 
 const STATE: u32 = FLAG_DIRTY | FLAG_RESET;
@@ -168,6 +169,9 @@ impl Harvest<'_> {
     /// Every page of every logged slot must be taken for dirty then; for the ring see [`Harvester::resync`].
     #[must_use]
     pub fn overflow(&self) -> bool {
+        if mutant::active(Mutant::OverflowUnseen) {
+            return false;
+        }
         // The entry before the first of this drain is the last to become dirty.
         let last = self.fetch.wrapping_sub(self.taken).wrapping_sub(1);
         self.taken as usize == self.entries.len()
@@ -183,7 +187,7 @@ impl Harvest<'_> {
             }
         }
         match self.last {
-            Some(known) if offset >= known.npages => {
+            Some(known) if offset >= known.npages && !mutant::active(Mutant::EntryUnchecked) => {
                 Harvested::PastEnd { slot, offset, npages: known.npages }
             }
             _ => Harvested::Page { slot, offset },
@@ -204,8 +208,13 @@ impl Iterator for Harvest<'_> {
             self.left = 0;
             return None;
         }
+        if mutant::active(Mutant::HandBackBeforeRead) {
+            entry.set_flags(FLAG_RESET);
+        }
         let (slot, offset) = entry.payload();
-        entry.set_flags(FLAG_RESET);
+        if !mutant::active(Mutant::HandBackBeforeRead) {
+            entry.set_flags(FLAG_RESET);
+        }
         *self.fetch = self.fetch.wrapping_add(1);
         self.taken += 1;
         self.left -= 1;

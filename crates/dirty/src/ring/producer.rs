@@ -64,8 +64,11 @@ impl<M: RingMemory> Producer<M> {
     }
 
     /// An empty ring whose counters both stand at `index`, which a pushed ring reaches only after days.
-    #[cfg(test)]
-    pub(super) fn starting_at(memory: M, reserve: u32, index: u32) -> Result<Self, RingError> {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[cfg(any(test, loom))]
+    pub fn starting_at(memory: M, reserve: u32, index: u32) -> Result<Self, RingError> {
         let mut ring = Self::new(memory, reserve)?;
         (ring.dirty_index, ring.reset_index) = (AtomicU32::new(index), AtomicU32::new(index));
         Ok(ring)

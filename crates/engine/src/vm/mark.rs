@@ -4,6 +4,7 @@ use std::ptr;
 
 use ringmark_abi::Errno;
 use ringmark_dirty::SlotId;
+use ringmark_dirty::mutant::{self, Mutant};
 
 use super::{Vm, VmInner};
 use crate::{
@@ -82,6 +83,9 @@ impl VmInner {
         if let Some(vcpu) = vcpu
             && let Some(ring) = &vcpu.ring
         {
+            if mutant::active(Mutant::FullRingDropsEntry) && ring.is_soft_full() {
+                return Marked::Dropped;
+            }
             let index = ring.dirty_index();
             let overwritten = vcpu.shadow.get().map(|shadow| {
                 let before = shadow.get(index);

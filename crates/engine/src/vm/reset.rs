@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ringmark_abi::Errno;
 use ringmark_dirty::SlotId;
+use ringmark_dirty::mutant::{self, Mutant};
 
 use super::VmInner;
 use crate::{
@@ -87,7 +88,7 @@ impl VmInner {
             }
             reset
         };
-        if reset.cleared != 0 {
+        if reset.cleared != 0 && !mutant::active(Mutant::ResetWithoutFlush) {
             self.faults.run_before_flush();
             self.flush_remote_tlbs();
         }
