@@ -14,7 +14,8 @@ use ringmark_abi::{MemoryRegion, Vm as _};
 use ringmark_dirty::{Gfn, Memslot, PageSize, SlotId, SlotTable};
 use ringmark_engine::{Exit, Kick, Profile, System, Vcpu, Vm};
 use ringmark_track::{
-    Audit, BoxError, Memory, MemoryError, MonitorLog, RingFull, SlotLog, Tracker, Vcpus, Wish, negotiate,
+    Audit, BoxError, KernelWrites, Mapping, Memory, MemoryError, MonitorLog, Needs, RingFull, SlotLog,
+    Tracker, Vcpus, Wish, negotiate,
 };
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
@@ -26,7 +27,9 @@ const VCPUS: u32 = 2;
 fn main() -> Result<(), Box<dyn Error>> {
     // Before the first vCPU and the first memslot.
     let vm = System::new(Profile::x86()).create_vm();
-    let chosen = negotiate(&vm, Wish::Auto)?;
+    // An x86-64 VM: no interrupt controller that saves tables to memory, and nothing known of how memory is mapped.
+    let needs = Needs { kernel_writes: KernelWrites::None, mapping: Mapping::HugePages };
+    let chosen = negotiate(&vm, Wish::Auto, needs)?;
     println!("tracking: {chosen}");
 
     let ram = Ram::new(&vm)?;

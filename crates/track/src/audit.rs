@@ -1,48 +1,32 @@
 //! The audit: finds pages that changed though no source reported them.
 
-use std::fmt;
-use std::num::NonZero;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+mod escape;
+mod every;
+mod rate;
+mod sample;
+mod walk;
+
 use std::time::{Duration, Instant};
 
-use ringmark_dirty::{DirtyPages, Gfn, Memslot, PageSize, SlotId, SlotTable};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use ringmark_dirty::mutant::{self, Mutant};
+use ringmark_dirty::{DirtyPages, Gfn, PageSize, SlotId, SlotTable};
 
-use crate::{Memory, MemoryError};
+use crate::reports::Sources;
+use crate::{Memory, MemoryError, Reports};
+use every::EveryPage;
+use sample::Sample;
 
-/// Pages that one thread takes at a time: large enough that taking costs nothing, small enough to share out evenly.
-const CHUNK: usize = 1024;
-
-/// A page whose content changed though no source reported it. One is a failure, never a statistic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Escape {
-    /// The memslot.
-    pub slot: SlotId,
-    /// The page, counted from the slot's start.
-    pub offset: u64,
-    /// The guest frame.
-    pub gfn: Gfn,
-    /// The size of the page.
-    pub page_size: PageSize,
-}
-
-impl fmt::Display for Escape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "page {} of memslot {} (gfn {}", self.offset, self.slot, self.gfn)?;
-        if let Some(address) = self.page_size.address(self.gfn) {
-            write!(f, ", guest address {address:#x}")?;
-        }
-        f.write_str(") changed and no source reported it")
-    }
-}
+pub use escape::Escape;
+pub use rate::{AuditRate, AuditRateError};
 
 /// What one observation found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditReport {
-    /// Pages that were read.
+    /// Pages whose content was compared with what it was: those that were watched and that no source has reported.
+    pub compared: u64,
+    /// Pages that were read and hashed.
     pub pages: u64,
-    /// Bytes that were read.
+    /// Bytes that were read and hashed.
     pub bytes: u64,
     /// Unreported pages that changed, in the order of slots and offsets.
     pub escapes: Vec<Escape>,
@@ -50,30 +34,40 @@ pub struct AuditReport {
     pub elapsed: Duration,
 }
 
-/// Eight bytes a page, by which every page is compared from cut to cut.
+/// Hashes of pages, by which memory is compared from cut to cut.
 ///
 /// [`begin`](Self::begin) at one cut, [`observe`](Self::observe) at the next with the pages of the epoch in between: an
 /// unreported page whose hash differs has escaped. Both are called while the guest is stopped and nothing else writes
-/// its memory, or what is found means nothing; so an audited pause contains a walk of the whole memory, in parallel.
+/// its memory, or what is found means nothing; so an audited pause contains a walk of what is watched, in parallel.
 ///
-/// Two contents of one page share a hash by chance once in 2⁶⁴.
+/// Every page is watched, eight bytes each, or with [`sample`](Self::sample) a random [share](AuditRate) of them, chosen anew
+/// at each cut: the pages that are hashed at this one are compared at the next.
+///
+/// The hash is XXH3 of 64 bits. It is not secret, and two contents of one page share it by chance once in 2⁶⁴: this finds
+/// mistakes, not attackers.
 #[derive(Clone, Debug)]
 pub struct Audit {
+    slots: SlotTable,
     page_size: PageSize,
-    slots: Vec<Hashes>,
+    rate: AuditRate,
+    watched: Watched,
+    /// What was reported since the pages were last hashed, in epochs that were not observed.
+    passed: DirtyPages,
+    reports: Option<Reports>,
 }
 
 #[derive(Clone, Debug)]
-struct Hashes {
-    slot: Memslot,
-    of_page: Vec<u64>,
+enum Watched {
+    EveryPage(EveryPage),
+    Sample(Sample),
 }
 
-/// A run of one slot's pages for one thread.
-struct Chunk<'a> {
-    slot: &'a Memslot,
-    first: u64,
-    hashes: &'a mut [u64],
+/// A page that changed, as a walk finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Changed {
+    slot: SlotId,
+    offset: u64,
+    gfn: Gfn,
 }
 
 impl Audit {
@@ -82,96 +76,130 @@ impl Audit {
     /// # Errors
     /// If a page cannot be read.
     pub fn begin(slots: &SlotTable, memory: &dyn Memory) -> Result<Self, MemoryError> {
-        let slots = slots.iter().map(|&slot| {
-            // A slot that is mapped fits the address space, and so do its hashes.
-            let pages = usize::try_from(slot.npages).unwrap_or(usize::MAX);
-            Hashes { slot, of_page: vec![0; pages] }
-        });
-        let mut audit = Self { page_size: memory.page_size(), slots: slots.collect() };
-        audit.walk(memory, |_, _| true)?;
-        Ok(audit)
+        Self::sample(slots, memory, AuditRate::EVERY_PAGE)
     }
 
-    /// Compares every page that `reported` does not contain with what it was, and takes the hashes anew.
+    /// Takes the hashes of a random share of the pages of `slots`; of every page where that is the share.
+    ///
+    /// The choice cannot be foreseen: it comes from the system's entropy.
+    ///
+    /// # Errors
+    /// If a page cannot be read.
+    pub fn sample(slots: &SlotTable, memory: &dyn Memory, rate: AuditRate) -> Result<Self, MemoryError> {
+        let watched = if rate.is_every_page() {
+            Watched::EveryPage(EveryPage::hash(slots, memory)?)
+        } else {
+            Watched::Sample(Sample::draw(slots, memory, rate)?)
+        };
+        Ok(Self {
+            slots: slots.clone(),
+            page_size: memory.page_size(),
+            rate,
+            watched,
+            passed: DirtyPages::new(slots),
+            reports: None,
+        })
+    }
+
+    /// Has escapes name who reported them last, as the tracker
+    /// [remembers](crate::Tracker::remember_reports) it.
+    #[must_use]
+    pub fn with_reports(self, reports: Reports) -> Self {
+        Self { reports: Some(reports), ..self }
+    }
+
+    /// The share of pages that is watched from the next observation on.
+    #[must_use]
+    pub const fn rate(&self) -> AuditRate {
+        self.rate
+    }
+
+    /// Pages that are watched until the next observation.
+    #[must_use]
+    pub fn watched(&self) -> u64 {
+        match &self.watched {
+            Watched::EveryPage(_) => self.slots.total_pages(),
+            Watched::Sample(sample) => sample.len(),
+        }
+    }
+
+    /// Changes the share of pages that is watched from the next observation on; that observation still compares what is
+    /// watched now.
+    pub fn set_rate(&mut self, rate: AuditRate) {
+        self.rate = rate;
+    }
+
+    /// Takes note of an epoch whose cut is not observed: its pages count as reported at the next observation.
+    pub fn pass(&mut self, reported: &DirtyPages) {
+        self.passed.union_with(reported);
+    }
+
+    /// Compares every watched page that `reported` does not contain with what it was, and chooses and hashes the pages to
+    /// be watched from here on.
     ///
     /// An escape is reported once: the next observation compares with the page as it is now.
     ///
     /// # Errors
-    /// If a page cannot be read.
+    /// If a page cannot be read; the next observation then has nothing to compare, and is a beginning.
     pub fn observe(
         &mut self,
         memory: &dyn Memory,
         reported: &DirtyPages,
     ) -> Result<AuditReport, MemoryError> {
         let begun = Instant::now();
-        let escapes = self.walk(memory, |slot, offset| reported.contains(slot, offset))?;
-        let pages = self.slots.iter().map(|hashes| hashes.slot.npages).sum();
-        Ok(AuditReport { pages, bytes: pages * self.page_size.bytes(), escapes, elapsed: begun.elapsed() })
+        let passed = self.passed.take();
+        let blind = mutant::active(Mutant::AuditBlind);
+        let excused =
+            |slot, offset| blind || reported.contains(slot, offset) || passed.contains(slot, offset);
+        let watched = std::mem::replace(&mut self.watched, Watched::Sample(Sample::nothing()));
+        let (seen, pages) = match watched {
+            Watched::EveryPage(mut every) => {
+                let seen = every.observe(memory, excused)?;
+                let pages = self.slots.total_pages();
+                self.watched = if self.rate.is_every_page() {
+                    Watched::EveryPage(every)
+                } else {
+                    Watched::Sample(every.thin_out(self.rate))
+                };
+                (seen, pages)
+            }
+            Watched::Sample(mut sample) => {
+                let seen = sample.observe(memory, excused)?;
+                let mut pages = seen.compared;
+                self.watched = if self.rate.is_every_page() {
+                    pages += self.slots.total_pages();
+                    Watched::EveryPage(EveryPage::hash(&self.slots, memory)?)
+                } else {
+                    let next = sample.draw_again(&self.slots, memory, self.rate)?;
+                    pages += next.len();
+                    Watched::Sample(next)
+                };
+                (seen, pages)
+            }
+        };
+        Ok(AuditReport {
+            compared: seen.compared,
+            pages,
+            bytes: pages * self.page_size.bytes(),
+            escapes: seen.changed.into_iter().map(|changed| self.name(changed)).collect(),
+            elapsed: begun.elapsed(),
+        })
+    }
+
+    fn name(&self, Changed { slot, offset, gfn }: Changed) -> Escape {
+        let last = self.reports.as_ref().and_then(|reports| reports.last(slot, offset));
+        let ought = self.reports.as_ref().map_or(Sources::NONE, |reports| reports.ought(last));
+        Escape { slot, offset, gfn, page_size: self.page_size, last, ought }
     }
 
     /// One number over the whole memory as it was last observed: XXH3 over every slot's name and length and the
-    /// hashes of its pages. Memories of one layout share it exactly if every page is alike.
+    /// hashes of its pages. Memories of one layout share it exactly if every page is alike. `None` where only some pages
+    /// are watched.
     #[must_use]
-    pub fn digest(&self) -> u64 {
-        let mut digest = Xxh3::new();
-        for Hashes { slot, of_page } in &self.slots {
-            digest.update(&slot.id.raw().to_le_bytes());
-            digest.update(&slot.npages.to_le_bytes());
-            of_page.iter().for_each(|hash| digest.update(&hash.to_le_bytes()));
+    pub fn digest(&self) -> Option<u64> {
+        match &self.watched {
+            Watched::EveryPage(every) => Some(every.digest()),
+            Watched::Sample(_) => None,
         }
-        digest.digest()
-    }
-
-    /// Hashes every page, and returns those that changed and that `expected` does not excuse.
-    fn walk(
-        &mut self,
-        memory: &dyn Memory,
-        expected: impl Fn(SlotId, u64) -> bool + Sync,
-    ) -> Result<Vec<Escape>, MemoryError> {
-        let page_size = self.page_size;
-        let chunks: Vec<Chunk<'_>> = self
-            .slots
-            .iter_mut()
-            .flat_map(|Hashes { slot, of_page }| {
-                let slot: &Memslot = slot;
-                let firsts = (0..).step_by(CHUNK);
-                of_page.chunks_mut(CHUNK).zip(firsts).map(move |(hashes, first)| Chunk {
-                    slot,
-                    first,
-                    hashes,
-                })
-            })
-            .collect();
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(chunks.len());
-        let queue = Mutex::new(chunks.into_iter());
-        let work = || {
-            let mut page = vec![0; usize::try_from(page_size.bytes()).unwrap_or(usize::MAX)];
-            let mut escapes = Vec::new();
-            loop {
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(chunk) = next else { return Ok(escapes) };
-                for (offset, hash) in (chunk.first..).zip(chunk.hashes) {
-                    memory.read(chunk.slot.id, offset, &mut page)?;
-                    let now = xxh3_64(&page);
-                    if std::mem::replace(hash, now) != now && !expected(chunk.slot.id, offset) {
-                        let (slot, gfn) = (chunk.slot.id, Gfn(chunk.slot.base.0 + offset));
-                        escapes.push(Escape { slot, offset, gfn, page_size });
-                    }
-                }
-            }
-        };
-        let mut escapes = thread::scope(|scope| {
-            let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut all = work()?;
-            for helper in helpers {
-                match helper.join() {
-                    Ok(found) => all.extend(found?),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            Ok(all)
-        })?;
-        escapes.sort_unstable_by_key(|escape| (escape.slot, escape.offset));
-        Ok(escapes)
     }
 }

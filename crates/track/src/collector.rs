@@ -9,7 +9,7 @@ mod stats;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::{io, thread};
+use std::{fmt, io, thread};
 
 use ringmark_abi::Errno;
 use ringmark_dirty::{RingError, RingMemory};
@@ -101,7 +101,7 @@ type Reply<T> = SyncSender<Result<T, CollectError>>;
 /// the thread has ended, every request is answered by [`CollectError::Gone`].
 #[derive(Debug)]
 pub(crate) struct Collector {
-    requests: Sender<Request>,
+    requests: Desk,
     stats: Arc<Stats>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -118,7 +118,15 @@ impl Collector {
                 serve(&inbox, &mut rings);
             })
             .map_err(|error| CollectError::Spawn(Arc::new(error)))?;
-        Ok(Self { requests, stats, thread: Mutex::new(Some(thread)) })
+        Ok(Self { requests: Desk::Thread(requests), stats, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// A collector whose work is done by whoever asks, so that a test decides when.
+    #[cfg(test)]
+    pub(crate) fn here(reaper: Arc<Reaper>) -> Result<Self, CollectError> {
+        let stats = Arc::new(Stats::default());
+        let rings = Rings::new(reaper, Arc::clone(&stats));
+        Ok(Self { requests: Desk::Here(Arc::new(Mutex::new(rings))), stats, thread: Mutex::new(None) })
     }
 
     pub(crate) fn add(&self, vcpu: u32, memory: Arc<dyn RingMemory>) -> Result<RingFull, CollectError> {
@@ -162,7 +170,7 @@ impl Collector {
 #[derive(Clone, Debug)]
 pub struct RingFull {
     vcpu: u32,
-    requests: Sender<Request>,
+    requests: Desk,
 }
 
 impl RingFull {
@@ -184,9 +192,36 @@ impl RingFull {
     }
 }
 
-fn ask<T>(requests: &Sender<Request>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, CollectError> {
+/// Where requests are handed in.
+#[derive(Clone)]
+enum Desk {
+    Thread(Sender<Request>),
+    #[cfg(test)]
+    Here(Arc<Mutex<Rings>>),
+}
+
+impl Desk {
+    fn send(&self, request: Request) -> Result<(), CollectError> {
+        match self {
+            Self::Thread(requests) => requests.send(request).map_err(|_| CollectError::Gone),
+            #[cfg(test)]
+            Self::Here(rings) => {
+                answer(request, &mut rings.lock().unwrap_or_else(PoisonError::into_inner));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Desk")
+    }
+}
+
+fn ask<T>(requests: &Desk, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, CollectError> {
     let (reply, answer) = sync_channel(1);
-    requests.send(request(reply)).map_err(|_| CollectError::Gone)?;
+    requests.send(request(reply))?;
     answer.recv().map_err(|_| CollectError::Gone)?
 }
 
@@ -196,14 +231,21 @@ fn serve(inbox: &Receiver<Request>, rings: &mut Rings) {
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(wait) => inbox.recv_timeout(wait),
         };
-        // A caller that is gone needs no answer.
         match request {
-            Ok(Request::Add { vcpu, memory, reply }) => drop(reply.send(rings.add(vcpu, memory))),
-            Ok(Request::RingFull { vcpu, reply }) => drop(reply.send(rings.ring_full(vcpu))),
-            Ok(Request::HarvestAll { vcpus, reply }) => drop(reply.send(rings.harvest_all(vcpus))),
-            Ok(Request::Pending { reply }) => drop(reply.send(Ok(rings.pending()))),
             Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(request) => answer(request, rings),
             Err(RecvTimeoutError::Timeout) => rings.look(),
         }
+    }
+}
+
+fn answer(request: Request, rings: &mut Rings) {
+    // A caller that is gone needs no answer.
+    match request {
+        Request::Add { vcpu, memory, reply } => drop(reply.send(rings.add(vcpu, memory))),
+        Request::RingFull { vcpu, reply } => drop(reply.send(rings.ring_full(vcpu))),
+        Request::HarvestAll { vcpus, reply } => drop(reply.send(rings.harvest_all(vcpus))),
+        Request::Pending { reply } => drop(reply.send(Ok(rings.pending()))),
+        Request::Stop => {}
     }
 }

@@ -5,6 +5,7 @@ mod guest;
 use std::fmt;
 
 use ringmark_dirty::DirtyPages;
+use ringmark_dirty::mutant::{self, Mutant};
 
 use crate::epoch::{Epoch, Owned};
 use crate::{BoxError, BySource};
@@ -171,6 +172,26 @@ impl<'t> Cut<'t, Running> {
 }
 
 impl<'t, V: Vcpus> Cut<'t, Stopped<V>> {
+    /// Collects the kernel's bitmap now, before the devices write their tables, and says how many pages that gave: those
+    /// that the kernel wrote while the guest ran.
+    ///
+    /// It is for an [`Advisor`](crate::Advisor) and changes nothing else: the seal collects the bitmap again, and these
+    /// pages are the epoch's.
+    ///
+    /// # Errors
+    /// If the source fails.
+    pub fn collect_backup(self) -> Result<(Self, u64), CutError> {
+        let Self { mut owned, state } = self;
+        let before = owned.by_source().bitmap;
+        match owned.seal_bitmaps() {
+            Ok(()) => {
+                let pages = owned.by_source().bitmap - before;
+                Ok((Self { owned, state }, pages))
+            }
+            Err(error) => Err(fail(Step::Stop, error.into(), owned, state.0)),
+        }
+    }
+
     /// Saves everything whose saving may write guest memory, in this order: pending I/O of the vCPUs completed, vCPU
     /// state, then the devices. Everything that the image needs of KVM is fetched here; no ioctl that may write guest
     /// memory follows.
@@ -181,7 +202,12 @@ impl<'t, V: Vcpus> Cut<'t, Stopped<V>> {
         self,
         save: impl FnOnce(&mut V) -> Result<T, BoxError>,
     ) -> Result<(Cut<'t, DevicesSaved<V>>, T), CutError> {
-        let Self { owned, state: Stopped(mut halted) } = self;
+        let Self { mut owned, state: Stopped(mut halted) } = self;
+        if mutant::active(Mutant::BitmapBeforeTables)
+            && let Err(error) = owned.seal_bitmaps()
+        {
+            return Err(fail(Step::SaveDevices, error.into(), owned, halted));
+        }
         match save(halted.vcpus()) {
             Ok(saved) => Ok((Cut { owned, state: DevicesSaved(halted) }, saved)),
             Err(error) => Err(fail(Step::SaveDevices, error, owned, halted)),
@@ -222,6 +248,17 @@ impl<'t, V: Vcpus> Cut<'t, Sealed<V>> {
     #[must_use]
     pub const fn by_source(&self) -> BySource {
         self.owned.by_source()
+    }
+
+    /// Leaves the guest stopped, for whoever hands it to another host: it runs there, or it may. The epoch's pages are
+    /// back in the tracker, in case it comes back.
+    ///
+    /// What stopped the vCPUs is dropped without resuming them; who wants to resume them later gives
+    /// [`stop`](Cut::stop) a `&mut V`.
+    pub fn stand_still(self) {
+        let Self { owned, state: Sealed(halted) } = self;
+        drop(owned);
+        halted.keep();
     }
 
     /// Lets the guest run, and gives the epoch to whoever makes its data durable.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ringmark_dirty::DirtyPages;
+use ringmark_dirty::mutant::{self, Mutant};
 
 use crate::cut::{Cut, Running};
 use crate::{SourceError, SourceKind, Tracker};
@@ -75,24 +76,36 @@ impl<'t> Owned<'t> {
     fn new(tracker: &'t mut Tracker) -> Self {
         let empty = || DirtyPages::new(tracker.slots());
         let (mut pages, mut fresh) = (empty(), empty());
+        if let Some(reports) = tracker.reports() {
+            reports.begin_epoch();
+        }
         let carried = tracker.take_carried();
         let by_source = BySource { carried: pages.union_with(&carried), ..BySource::default() };
         fresh.union_with(&carried);
         Self { tracker, pages, fresh, by_source, committed: false }
     }
 
-    fn harvest(&mut self, pass: Pass) -> Result<(), RoundError> {
+    fn harvest(&mut self, pass: Pass, of: impl Fn(SourceKind) -> bool) -> Result<(), RoundError> {
         for at in 0..self.tracker.sources().len() {
             let mut collected = self.tracker.empty();
             let source = &mut self.tracker.sources()[at];
             let kind = source.kind();
+            if !of(kind) || (mutant::active(Mutant::OtherSourcesSkipped) && kind == SourceKind::Other) {
+                continue;
+            }
             let result = match pass {
                 Pass::Live => source.harvest(&mut collected),
                 Pass::Final => source.seal(&mut collected),
             };
+            if mutant::active(Mutant::FailedHarvestForgotten) && result.is_err() {
+                collected = self.tracker.empty();
+            }
             // Before the error is looked at: the source has forgotten these pages.
             *self.by_source.of(kind) += self.pages.union_with(collected.reported());
             self.by_source.event += self.pages.union_with(collected.suspected());
+            if let Some(reports) = self.tracker.reports() {
+                reports.note(kind, collected.reported());
+            }
             self.fresh.union_with(collected.reported());
             self.fresh.union_with(collected.suspected());
             result.map_err(|error| RoundError { kind, error })?;
@@ -101,7 +114,13 @@ impl<'t> Owned<'t> {
     }
 
     pub(crate) fn seal(&mut self) -> Result<(), RoundError> {
-        self.harvest(Pass::Final)
+        let early = mutant::active(Mutant::BitmapBeforeTables);
+        self.harvest(Pass::Final, |kind| !(early && kind == SourceKind::Bitmap))
+    }
+
+    /// The kernel's bitmaps alone, before what is left to be saved has written memory.
+    pub(crate) fn seal_bitmaps(&mut self) -> Result<(), RoundError> {
+        self.harvest(Pass::Final, |kind| kind == SourceKind::Bitmap)
     }
 
     pub(crate) fn unchanged_since_seal(&mut self) -> Result<(), RoundError> {
@@ -131,8 +150,9 @@ impl<'t> Owned<'t> {
 
 impl Drop for Owned<'_> {
     fn drop(&mut self) {
-        if !self.committed {
-            self.tracker.roll_back(&self.pages);
+        if !self.committed && !mutant::active(Mutant::RollbackForgotten) {
+            let fresh_only = mutant::active(Mutant::RollbackWithoutRounds);
+            self.tracker.roll_back(if fresh_only { &self.fresh } else { &self.pages });
         }
     }
 }
@@ -166,7 +186,7 @@ impl<'t> OpenEpoch<'t> {
     /// # Errors
     /// Names the source that failed; what was taken comes with the next round. The guest runs on.
     pub fn round(&mut self) -> Result<DirtyPages, RoundError> {
-        self.owned.harvest(Pass::Live)?;
+        self.owned.harvest(Pass::Live, |_| true)?;
         Ok(self.owned.fresh.take())
     }
 

@@ -8,7 +8,7 @@
 //! # In the order of a VM's life
 //!
 //! 1. [`negotiate`] agrees with the host on dirty rings or bitmaps: right after the VM is created, before its first
-//!    vCPU and its first memslot.
+//!    vCPU and its first memslot. What would lose pages of a VM with these [`Needs`] is refused.
 //! 2. [`Tracker::new`]; a ring for each vCPU by [`Tracker::add_ring`], whose thread answers a ring-full exit with
 //!    [`RingFull::drain`]; the monitor's own writes by a [`MonitorLog`], over which vm-memory's regions mark
 //!    themselves; whatever else writes guest memory as a [`Source`].
@@ -25,7 +25,7 @@
 //! read after the write. This holds for every writer that is logged, also when a step fails, a value is dropped, a
 //! thread panics or the kernel misbehaves in a way it is known to: then whole slots are reported rather than one page
 //! too few, and an [`Event`] says so. The [`Audit`] checks the promise by eight bytes a page, and names each page
-//! that broke it.
+//! that broke it; a [`Differential`] holds it against a second source that shares nothing with the first.
 //!
 //! # Who waits for whom
 //!
@@ -34,25 +34,33 @@
 //! whoever stops the vCPUs waits for the vCPUs and holds no lock meanwhile; so neither can wait for ever. If that
 //! thread has ended, who asks it gets an error.
 
+mod advice;
 mod audit;
 mod collected;
 mod collector;
 mod cut;
+mod differential;
 mod epoch;
 mod error;
 mod event;
+#[cfg(test)]
+mod explorer;
 mod memory;
 mod method;
 mod monitor;
+mod needs;
 mod negotiate;
 mod reaper;
+mod reports;
 mod source;
 mod tracker;
 
-pub use audit::{Audit, AuditReport, Escape};
+pub use advice::{Advice, Advisor, BITMAP_PAGES, BITMAP_SHARE, DIRTY_SHARE, EpochCost, FIRST_WRITE};
+pub use audit::{Audit, AuditRate, AuditRateError, AuditReport, Escape};
 pub use collected::Collected;
 pub use collector::{CollectError, CollectorStats, Drained, RingFull};
 pub use cut::{Cut, CutError, DevicesSaved, GuestState, Running, Sealed, Step, Stopped, Vcpus};
+pub use differential::{Differential, DifferentialReport, MemoryHashes, WriteProtect, WriteProtectError};
 pub use epoch::{BySource, Epoch, OpenEpoch, RoundError};
 pub use error::BoxError;
 pub use event::{Event, EventLog};
@@ -61,6 +69,8 @@ pub use method::{Chosen, Method, Wish};
 #[cfg(feature = "vm-memory")]
 pub use monitor::SlotLogSlice;
 pub use monitor::{MonitorLog, MonitorSource, SlotLog, WriteGuard};
+pub use needs::{KernelWrites, Mapping, Needs};
 pub use negotiate::{NegotiateError, negotiate};
+pub use reports::{LastReport, Reports, Sources};
 pub use source::{Source, SourceError, SourceKind};
 pub use tracker::{StatsReader, TrackError, Tracker};

@@ -16,6 +16,16 @@ pub trait Memory: Sync {
     /// # Errors
     /// If there is no such page or it cannot be read.
     fn read(&self, slot: SlotId, offset: u64, page: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// Copies pages `offset`, `offset + 1` and so on of `slot` into `run`, which is a whole number of pages long. Worth
+    /// implementing where a run costs less than its pages.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); `run` then holds nothing in particular.
+    fn read_run(&self, slot: SlotId, offset: u64, run: &mut [u8]) -> Result<(), MemoryError> {
+        let length = usize::try_from(self.page_size().bytes()).unwrap_or(usize::MAX);
+        run.chunks_mut(length).zip(offset..).try_for_each(|(page, offset)| self.read(slot, offset, page))
+    }
 }
 
 /// A page that could not be read.

@@ -1,8 +1,10 @@
 //! Capabilities, enabled in the one order that the kernel accepts.
 
 use ringmark_abi::{EnableCap, Errno, Vm, cap, manual};
+use ringmark_dirty::mutant::{self, Mutant};
 
 use crate::method::{Chosen, Method, Wish};
+use crate::needs::{KernelWrites, Mapping, Needs};
 
 /// Bytes of a ring entry (`struct kvm_dirty_gfn`).
 const ENTRY_BYTES: u64 = 16;
@@ -50,12 +52,21 @@ pub enum NegotiateError {
         "this host has no dirty rings (KVM_CAP_DIRTY_LOG_RING and _ACQ_REL are both 0): track with bitmaps instead"
     )]
     NoRing,
-    /// Rings without a backup bitmap on a weakly ordered host.
+    /// Rings without a backup bitmap, and a kernel that writes guest memory with no vCPU running.
     #[error(
-        "this host has dirty rings without a backup bitmap: on arm64 such rings lose pages of huge-page memory and every \
-         interrupt table that is saved. Track with bitmaps instead, or use a kernel with KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP"
+        "this host's dirty rings have no backup bitmap (KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP is 0), and this VM's interrupt \
+         controller writes its tables into guest memory with no vCPU running: their pages would be in no log, so they \
+         cannot count as tracked. Track with bitmaps instead, or use a kernel with that capability"
     )]
-    BitmapNeeded,
+    TablesUntracked,
+    /// Rings without a backup bitmap on a weakly ordered host, with memory that may be mapped by huge pages.
+    #[error(
+        "this host's dirty rings have no backup bitmap (KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP is 0), and guest memory may be \
+         mapped by huge pages: arm64 maps such memory writable a block at a time unless a memslot has a bitmap, and logs \
+         one page of the block. Track with bitmaps instead, use a kernel with that capability, or map guest memory by \
+         small pages only (MADV_NOHUGEPAGE) and say so"
+    )]
+    HugePagesUntracked,
     /// The host refused to enable the ring.
     #[error(
         "the host refused dirty rings of {entries} entries ({errno}): a vCPU exists already, rings are enabled already, or \
@@ -109,10 +120,14 @@ pub enum NegotiateError {
 /// protect: on for stand-alone bitmaps, off beside rings. `INITIALLY_SET` is never used: beside rings it leaves mapped
 /// pages unprotected, and alone it reports everything once.
 ///
+/// Rings *without* a backup bitmap are taken only where they lose nothing of a VM with these `needs`: the kernel writes
+/// no guest memory by itself and, on arm64, no memory is mapped by huge pages. There, `user_mem_abort` takes the memslot's
+/// bitmap for the sign that logging is on, and without one maps a whole block writable for one logged page.
+///
 /// # Errors
 /// A [`NegotiateError`] says what happened and what to do about it.
-pub fn negotiate(vm: &dyn Vm, wish: Wish) -> Result<Chosen, NegotiateError> {
-    let host = Host::ask(vm)?;
+pub fn negotiate(vm: &dyn Vm, wish: Wish, needs: Needs) -> Result<Chosen, NegotiateError> {
+    let host = Host::ask(vm, needs)?;
     match wish {
         Wish::Bitmap => bitmap(vm, &host, "asked for".into()),
         Wish::Ring { entries } => ring(vm, &host, entries, "asked for"),
@@ -136,10 +151,11 @@ struct Host {
     with_bitmap: bool,
     manual: u64,
     page_bytes: u64,
+    needs: Needs,
 }
 
 impl Host {
-    fn ask(vm: &dyn Vm) -> Result<Self, NegotiateError> {
+    fn ask(vm: &dyn Vm, needs: Needs) -> Result<Self, NegotiateError> {
         let check = |cap| vm.check_extension(cap).map_err(|errno| NegotiateError::Unanswered { cap, errno });
         let acq_rel = check(cap::DIRTY_LOG_RING_ACQ_REL)?;
         let tso = check(cap::DIRTY_LOG_RING)?;
@@ -152,6 +168,7 @@ impl Host {
             with_bitmap: check(cap::DIRTY_LOG_RING_WITH_BITMAP)? > 0,
             manual: check(cap::MANUAL_DIRTY_LOG_PROTECT2)?,
             page_bytes: vm.page_size().bytes(),
+            needs,
         })
     }
 
@@ -162,10 +179,15 @@ impl Host {
         if most == 0 {
             return Err(NegotiateError::NoRing);
         }
-        // Only an architecture without total store order hides the old capability, and of those arm64's fault handler
-        // takes the bitmap for the sign that logging is on.
-        if !self.total_store_order && !self.with_bitmap {
-            return Err(NegotiateError::BitmapNeeded);
+        if !self.with_bitmap {
+            if self.needs.kernel_writes == KernelWrites::InterruptTables {
+                return Err(NegotiateError::TablesUntracked);
+            }
+            // Only an architecture without total store order hides the old capability, and arm64 is the only one of those
+            // that has rings.
+            if !self.total_store_order && self.needs.mapping == Mapping::HugePages {
+                return Err(NegotiateError::HugePagesUntracked);
+            }
         }
         let largest = 1 << most.min(u64::from(u32::MAX)).ilog2();
         let entries = wished.unwrap_or(largest);
@@ -188,19 +210,21 @@ fn ring(vm: &dyn Vm, host: &Host, wished: Option<u32>, reason: &str) -> Result<C
     let entries = host.check_ring(wished)?;
     vm.enable_cap(&EnableCap::new(host.ring_cap, u64::from(entries) * ENTRY_BYTES))
         .map_err(|errno| NegotiateError::RingRefused { entries, errno })?;
-    if host.with_bitmap {
+    let with_bitmap = host.with_bitmap && !mutant::active(Mutant::RingWithoutBitmap);
+    if with_bitmap {
         vm.enable_cap(&EnableCap::new(cap::DIRTY_LOG_RING_WITH_BITMAP, 0))
             .map_err(NegotiateError::BitmapRefused)?;
     }
     if host.manual > 0 {
         set_manual(vm, 0)?;
     }
-    let (method, backup) = if host.with_bitmap {
+    let (method, backup) = if with_bitmap {
         (Method::RingWithBitmap { entries }, "writes without a running vCPU go to the kernel's backup bitmap")
     } else {
         (
             Method::Ring { entries },
-            "the host has no backup bitmap, so what devices write is in the monitor's own log",
+            "the host has no backup bitmap and this VM needs none, as the kernel writes its memory for no device; what the \
+             monitor's devices write is in the monitor's own log",
         )
     };
     let small = if entries < PORTABLE_ENTRIES { "; rings this small fill often" } else { "" };
@@ -211,7 +235,8 @@ fn bitmap(vm: &dyn Vm, host: &Host, reason: String) -> Result<Chosen, NegotiateE
     if host.manual == 0 {
         return Err(NegotiateError::NoManualProtect);
     }
-    set_manual(vm, manual::PROTECT_ENABLE)?;
+    let initially_set = if mutant::active(Mutant::InitiallySet) { manual::INITIALLY_SET } else { 0 };
+    set_manual(vm, manual::PROTECT_ENABLE | initially_set)?;
     Ok(Chosen { method: Method::Bitmap, why: reason })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringmark_abi::{Errno, Vm, mem};
+use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{SlotId, SlotTable};
 
 use crate::{Collected, Event, EventLog};
@@ -70,7 +71,7 @@ impl Locked<'_> {
 
     /// Switches the log of every slot on. Every page is write-protected when it returns.
     pub(crate) fn start_logging(&mut self) -> Result<(), (SlotId, Errno)> {
-        if self.state.logging {
+        if self.state.logging && !mutant::active(Mutant::BaseKeepsOldLog) {
             // A flag that is set already is no change to KVM, which then protects nothing (`kvm_set_memory_region`).
             self.stop_logging()?;
         }
@@ -113,8 +114,13 @@ impl Locked<'_> {
         if !self.state.logging {
             return;
         }
-        into.suspect(slot);
+        if !mutant::active(Mutant::LogDroppedWithItsBits) {
+            into.suspect(slot);
+        }
         let vm = &self.reaper.vm;
+        if mutant::active(Mutant::SuspectsStayWritable) {
+            return;
+        }
         let toggled =
             vm.set_memslot_flags(slot, 0).and_then(|()| vm.set_memslot_flags(slot, mem::LOG_DIRTY_PAGES));
         match toggled {
@@ -159,17 +165,23 @@ impl Locked<'_> {
             if let Err(errno) = reaper.vm.get_dirty_log(slot.id, &mut state.words) {
                 // kvm_get_dirty_log_protect clears and protects before it copies to user space.
                 reaper.events.push(Event::DirtyLogFailed { slot: slot.id, errno });
-                into.suspect(slot.id);
+                if !mutant::active(Mutant::FailedLogTakenForClean) {
+                    into.suspect(slot.id);
+                }
                 continue;
             }
             if state.words.iter().all(|&word| word == 0) {
                 continue;
             }
-            if into.insert_words(slot.id, &state.words).is_err() {
+            let last = usize::from(mutant::active(Mutant::LastWordCut) && length > 1);
+            if into.insert_words(slot.id, &state.words[..length - last]).is_err() {
                 into.suspect_all();
             }
             if !clear {
                 continue;
+            }
+            if mutant::active(Mutant::ClearMoreThanRead) {
+                state.words.fill(u64::MAX);
             }
             // A memslot has at most 2^31 - 1 pages (KVM_MEM_MAX_NR_PAGES), and the table has checked it.
             let npages = u32::try_from(slot.npages).unwrap_or(u32::MAX);

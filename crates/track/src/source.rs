@@ -31,6 +31,11 @@ pub enum SourceKind {
     Monitor,
 }
 
+impl SourceKind {
+    /// Every kind, in the order in which they are sealed.
+    pub const ALL: [Self; 4] = [Self::Ring, Self::Bitmap, Self::Other, Self::Monitor];
+}
+
 impl fmt::Display for SourceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

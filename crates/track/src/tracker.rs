@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use ringmark_abi::{Errno, Vm};
+use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{DirtyPages, RingMemory, SlotId, SlotTable};
 
 use crate::collector::{CollectError, Collector, CollectorStats, RingFull, Stats};
 use crate::epoch::OpenEpoch;
 use crate::reaper::Reaper;
+use crate::reports::Reports;
 use crate::source::{BackupBitmap, RingSource, StandaloneBitmap};
 use crate::{Collected, EventLog, Method, Source, SourceError};
 
@@ -36,6 +38,7 @@ pub struct Tracker {
     sources: Vec<Box<dyn Source>>,
     carried: DirtyPages,
     armed: bool,
+    reports: Option<Reports>,
 }
 
 /// Why tracking could not be set up, begun or ended.
@@ -85,12 +88,21 @@ impl Tracker {
     /// # Errors
     /// If the collector's thread cannot be started.
     pub fn new(vm: Arc<dyn Vm>, slots: SlotTable, method: Method) -> Result<Self, TrackError> {
+        Self::with_collector(vm, slots, method, Collector::start)
+    }
+
+    pub(crate) fn with_collector(
+        vm: Arc<dyn Vm>,
+        slots: SlotTable,
+        method: Method,
+        start: impl FnOnce(Arc<Reaper>) -> Result<Collector, CollectError>,
+    ) -> Result<Self, TrackError> {
         let carried = DirtyPages::new(&slots);
         let reaper = Arc::new(Reaper::new(vm, slots));
         let mut sources: Vec<Box<dyn Source>> = Vec::new();
         let mut collector = None;
         if method.ring_entries().is_some() {
-            let started = Arc::new(Collector::start(Arc::clone(&reaper))?);
+            let started = Arc::new(start(Arc::clone(&reaper))?);
             sources.push(Box::new(RingSource::new(Arc::clone(&started))));
             collector = Some(started);
         }
@@ -99,7 +111,7 @@ impl Tracker {
             Method::RingWithBitmap { .. } => sources.push(Box::new(BackupBitmap::new(Arc::clone(&reaper)))),
             Method::Bitmap => sources.push(Box::new(StandaloneBitmap::new(Arc::clone(&reaper)))),
         }
-        Ok(Self { reaper, method, collector, sources, carried, armed: false })
+        Ok(Self { reaper, method, collector, sources, carried, armed: false, reports: None })
     }
 
     /// Adds the dirty ring of vCPU `vcpu`, which was just created: its entries are read from the first on.
@@ -136,7 +148,9 @@ impl Tracker {
     pub fn arm(&mut self) -> Result<(), TrackError> {
         // Before anything is forgotten below: whatever fails, no epoch is opened on half a log.
         self.armed = false;
-        self.carried.insert_all();
+        if !mutant::active(Mutant::FirstEpochNoBase) {
+            self.carried.insert_all();
+        }
         let begun = self.begin_logging();
         let mut reaper = self.reaper.lock();
         if begun.is_err() && reaper.is_logging() {
@@ -210,6 +224,20 @@ impl Tracker {
     #[must_use]
     pub fn events(&self) -> EventLog {
         self.reaper.events().clone()
+    }
+
+    /// Begins to remember which source reported each page last, two bytes a page; the handle may be read while an epoch is
+    /// open. Once begun it goes on, and a second call gives the same handle.
+    ///
+    /// For an [`Audit`](crate::Audit), which then says of an escaped page who ought to have seen it.
+    pub fn remember_reports(&mut self) -> Reports {
+        let Self { reaper, method, sources, reports, .. } = self;
+        let kinds = sources.iter().map(|source| source.kind());
+        reports.get_or_insert_with(|| Reports::new(reaper.slots(), *method, kinds)).clone()
+    }
+
+    pub(crate) const fn reports(&self) -> Option<&Reports> {
+        self.reports.as_ref()
     }
 
     /// A handle to the collector's counters, which may be read while an epoch is open.

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 use ringmark_dirty::{DirtyPages, Gfn, Memslot, PageSize, SlotId, SlotTable};
-use ringmark_track::{Audit, Memory, MemoryError};
+use ringmark_track::{Audit, AuditRate, Memory, MemoryError};
 use support::{page_size, slot, table};
 
 /// Pages in vectors, one after another.
@@ -63,7 +63,7 @@ fn an_escape_is_named_once_by_slot_gfn_and_address() {
     reported.insert(slot(0), 18).unwrap();
 
     let report = audit.observe(&memory, &reported).unwrap();
-    assert_eq!((report.pages, report.bytes), (3700, 3700 * 4096));
+    assert_eq!((report.compared, report.pages, report.bytes), (3698, 3700, 3700 * 4096));
     let names: Vec<_> = report.escapes.iter().map(ToString::to_string).collect();
     assert_eq!(
         names,
@@ -83,7 +83,114 @@ fn unreadable_memory_is_an_error() {
     assert_eq!(memory.0.total_pages(), 10);
 }
 
+/// An epoch whose cut is not audited hands its pages on: they are no escapes at the next audit, and what escaped then is.
+#[test]
+fn an_epoch_that_is_not_audited_is_remembered() {
+    let slots = table(&[100]);
+    let memory = Pages::new(&slots);
+    let mut audit = Audit::begin(&slots, &memory).unwrap();
+    memory.poke(0, 5, 0, 1);
+    memory.poke(0, 6, 0, 1);
+    let mut reported = DirtyPages::new(&slots);
+    reported.insert(slot(0), 5).unwrap();
+    audit.pass(&reported);
+    let nothing = DirtyPages::new(&slots);
+    let escapes = audit.observe(&memory, &nothing).unwrap().escapes;
+    assert_eq!(escapes.iter().map(|escape| escape.offset).collect::<Vec<_>>(), [6]);
+    memory.poke(0, 5, 0, 2);
+    let escapes = audit.observe(&memory, &nothing).unwrap().escapes;
+    assert_eq!(escapes.iter().map(|escape| escape.offset).collect::<Vec<_>>(), [5], "excused once");
+}
+
+#[test]
+fn a_change_of_the_rate_leaves_no_gap() {
+    let slots = table(&[400, 100]);
+    let memory = Pages::new(&slots);
+    let nothing = DirtyPages::new(&slots);
+    let mut audit = Audit::begin(&slots, &memory).unwrap();
+    let digest = audit.digest().unwrap();
+
+    // All pages are watched until the next observation, whatever the rate is from there on.
+    audit.set_rate("20%".parse().unwrap());
+    memory.poke(1, 99, 0, 1);
+    let report = audit.observe(&memory, &nothing).unwrap();
+    assert_eq!((report.escapes.len(), report.compared), (1, 500));
+    assert_eq!(audit.digest(), None);
+    assert!((20..=200).contains(&audit.watched()), "{} of 500", audit.watched());
+
+    // And a sample is compared before all pages are watched again.
+    let sampled = audit.watched();
+    audit.set_rate(AuditRate::EVERY_PAGE);
+    let report = audit.observe(&memory, &nothing).unwrap();
+    assert_eq!((report.escapes, report.compared, report.pages), (vec![], sampled, sampled + 500));
+    memory.poke(1, 99, 0, 0);
+    assert_eq!(audit.observe(&memory, &nothing).unwrap().escapes.len(), 1);
+    assert_eq!(audit.digest(), Some(digest));
+}
+
+/// Of 200 lost pages a sample of 1 % finds one with probability 0.866; within five standard deviations of 400 trials.
+#[test]
+fn a_sample_catches_as_surely_as_it_says() {
+    let slots = table(&[2000]);
+    let memory = Pages::new(&slots);
+    let nothing = DirtyPages::new(&slots);
+    let rate: AuditRate = "1%".parse().unwrap();
+    assert!((rate.catches(200) - 0.866).abs() < 0.001);
+    let mut audit = Audit::sample(&slots, &memory, rate).unwrap();
+    let mut caught = 0;
+    for trial in 1..=400_u32 {
+        (0..200).for_each(|page| memory.poke(0, page * 10, 0, trial as u8 | 1 << (trial % 8)));
+        (0..200).for_each(|page| memory.poke(0, page * 10, 1, (trial >> 3) as u8));
+        (0..200).for_each(|page| memory.poke(0, page * 10, 2, trial as u8));
+        let report = audit.observe(&memory, &nothing).unwrap();
+        assert!(report.escapes.iter().all(|escape| escape.offset % 10 == 0));
+        caught += u32::from(!report.escapes.is_empty());
+    }
+    assert!((312..=380).contains(&caught), "{caught} of 400");
+}
+
+#[test]
+fn memory_that_cannot_be_read_leaves_nothing_to_compare() {
+    let slots = table(&[10, 5]);
+    let memory = Pages::new(&slots);
+    let mut audit = Audit::begin(&slots, &memory).unwrap();
+    let page = memory.1.lock().unwrap()[1].pop().unwrap();
+    audit.observe(&memory, &DirtyPages::new(&slots)).unwrap_err();
+    memory.1.lock().unwrap()[1].push(page);
+    memory.poke(0, 3, 0, 1);
+    let report = audit.observe(&memory, &DirtyPages::new(&slots)).unwrap();
+    assert_eq!((report.compared, report.escapes), (0, vec![]));
+    assert_eq!(audit.watched(), 15);
+}
+
 proptest! {
+    /// A sample names no page that did not change, nor one that was reported.
+    #[test]
+    fn a_sample_names_only_escapes(
+        changes in prop::collection::vec((0u16..2, 0u64..90, 0usize..4096, 1u8..), 0..60),
+        reports in prop::collection::vec((0u16..2, 0u64..90), 0..30),
+    ) {
+        let slots = table(&[90, 90]);
+        let memory = Pages::new(&slots);
+        let mut audit = Audit::sample(&slots, &memory, "50%".parse().unwrap()).unwrap();
+        let watched = audit.watched();
+        let mut reported = DirtyPages::new(&slots);
+        for &(id, page) in &reports {
+            reported.insert(slot(id), page).unwrap();
+        }
+        let mut changed = DirtyPages::new(&slots);
+        for &(id, page, byte, value) in &changes {
+            memory.poke(id, page, byte, value);
+            changed.insert(slot(id), page).unwrap();
+        }
+        let report = audit.observe(&memory, &reported).unwrap();
+        prop_assert!(report.compared <= watched);
+        for escape in &report.escapes {
+            prop_assert!(changed.contains(escape.slot, escape.offset));
+            prop_assert!(!reported.contains(escape.slot, escape.offset));
+        }
+    }
+
     #[test]
     fn escapes_are_exactly_the_changed_and_unreported(
         changes in prop::collection::vec((0u16..2, 0u64..90, 0usize..4096, 1u8..), 0..30),

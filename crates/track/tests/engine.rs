@@ -18,6 +18,37 @@ use ringmark_track::{Audit, BoxError, RingFull, Vcpus, Wish};
 use support::board::Board;
 use support::slot;
 
+/// The bitmap is collected twice in one cut: what the kernel wrote while the guest ran, then what saving devices writes.
+#[test]
+fn the_backup_bitmap_tells_what_was_written_while_the_guest_ran() {
+    let board = Board::new(Profile::arm64(), Wish::Ring { entries: None }, &[64]);
+    let mut tracker = board.tracker();
+    tracker.arm().unwrap();
+    let whole = |tracker: &mut ringmark_track::Tracker| {
+        let cut = tracker.open().unwrap().cut().stop(support::Counted::default()).unwrap();
+        cut.save_devices(|_| Ok(())).unwrap().0.seal().unwrap().resume().unwrap().commit();
+    };
+    whole(&mut tracker);
+    let write = |page| board.vm.device_write(board.gpa(slot(0), page), &[1], Writer::VgicTable).map(drop);
+    write(3).unwrap();
+    write(4).unwrap();
+    let cut = tracker.open().unwrap().cut().stop(support::Counted::default()).unwrap();
+    let (cut, running) = cut.collect_backup().unwrap();
+    assert_eq!(running, 2);
+    let (cut, ()) = cut.save_devices(|_| write(4).and_then(|()| write(5)).map_err(Into::into)).unwrap();
+    let cut = cut.seal().unwrap();
+    let pages: Vec<_> = cut.pages().iter().map(|(_, page)| page).collect();
+    assert_eq!((pages, cut.by_source().bitmap), (vec![3, 4, 5], 3));
+    cut.resume().unwrap().commit();
+    // Dropped between the two, the pages are the next epoch's.
+    write(9).unwrap();
+    let cut = tracker.open().unwrap().cut().stop(support::Counted::default()).unwrap();
+    drop(cut.collect_backup().unwrap());
+    let cut = tracker.open().unwrap().cut().stop(support::Counted::default()).unwrap();
+    let cut = cut.save_devices(|_| Ok(())).unwrap().0.seal().unwrap();
+    assert!(cut.pages().contains(slot(0), 9));
+}
+
 /// A small generator of numbers (splitmix64).
 struct Random(u64);
 

@@ -19,7 +19,8 @@ use ringmark_dirty::{Gfn, Memslot, PageSize, SlotId, SlotTable};
 use ringmark_kvm::bindings::{KVM_MP_STATE_RUNNABLE, kvm_regs, kvm_segment};
 use ringmark_kvm::{Exit, Kick, System, Vcpu, Vm};
 use ringmark_track::{
-    Audit, BoxError, Memory, MemoryError, MonitorLog, RingFull, SlotLog, Tracker, Vcpus, Wish, negotiate,
+    Audit, BoxError, KernelWrites, Mapping, Memory, MemoryError, MonitorLog, Needs, RingFull, SlotLog,
+    Tracker, Vcpus, Wish, negotiate,
 };
 use support::board::Image;
 use support::slot;
@@ -223,7 +224,8 @@ fn checkpoints(test: &str, wish: Wish) {
         Err(why) => return eprintln!("SKIPPED {test}: no /dev/kvm ({why})"),
     };
     let vm = system.create_vm().unwrap();
-    let chosen = match negotiate(&vm, wish) {
+    let needs = Needs { kernel_writes: KernelWrites::None, mapping: Mapping::HugePages };
+    let chosen = match negotiate(&vm, wish, needs) {
         Ok(chosen) => chosen,
         Err(why) => return eprintln!("SKIPPED {test}: {why}"),
     };

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use proptest::prelude::*;
-use ringmark_dirty::DirtyPages;
+use ringmark_dirty::{DirtyPages, PageSize};
 use ringmark_track::{Collected, MonitorLog, Source};
 use support::{PAGE, page_size, slot, table};
 
@@ -46,6 +46,16 @@ proptest! {
         prop_assert_eq!(pages.iter().collect::<Vec<_>>(), expected);
         prop_assert!(harvested(&mut log.source(), &slots).is_empty());
     }
+}
+
+#[test]
+fn pages_are_as_large_as_the_hosts() {
+    let size = PageSize::new(65536).unwrap();
+    let slots = table(&[8]);
+    let log = MonitorLog::new(&slots, size);
+    log.slot(slot(0)).unwrap().mark(3 * size.bytes() - 1, 2);
+    let pages = harvested(&mut log.source(), &slots);
+    assert_eq!(pages.iter().collect::<Vec<_>>(), [(slot(0), 2), (slot(0), 3)], "pages of {size}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{Entry, FLAG_DIRTY, FLAG_RESET, Harvested, Harvester, RingMemory, SlotId};
 
 use super::CollectError;
@@ -86,7 +87,14 @@ impl Ring {
         let mut note = |slot, offset| invalid.get_or_insert((0, slot, offset)).0 += 1;
         let mut harvest = self.harvester.harvest(reaper.slots());
         let mut last = None;
+        let mut newest = None;
         for entry in &mut harvest {
+            let entry = if mutant::active(Mutant::LastEntryDropped) {
+                let Some(before) = newest.replace(entry) else { continue };
+                before
+            } else {
+                entry
+            };
             match entry {
                 Harvested::Page { slot, offset } => {
                     if collected.insert(slot, offset).is_err() {
@@ -147,6 +155,8 @@ impl Ring {
         let ring = Entries { entries: memory.entries(), from: self.harvester.index() };
         let mut phantoms = 0;
         let mut next = None;
+        // Resets that were cut short may have left marks that nothing holds up: they are no sign of where the cursor waits.
+        settle(lock)?;
         // Forwards over entries that are there: usually the first is the one.
         for n in (0..self.size).filter(|&n| ring.flags(n) & FLAG_DIRTY != 0) {
             ring.mark(n);

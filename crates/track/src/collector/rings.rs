@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{RingMemory, SlotId};
 
 use super::ring::{Cursors, Ring};
@@ -68,6 +69,9 @@ impl Rings {
             self.rings.iter().position(|ring| ring.vcpu == vcpu).ok_or(CollectError::UnknownRing { vcpu })?;
         Stats::add(&self.stats.ring_full, 1);
         let entries = self.drain(&[at], Vcpu::StandsStill)?;
+        if mutant::active(Mutant::FullRingDiscarded) {
+            drop(self.collected.take());
+        }
         let ring = &mut self.rings[at];
         if entries == 0 {
             ring.empty_exits += 1;
@@ -131,7 +135,7 @@ impl Rings {
         let mut left = which.to_vec();
         for _ in 0..vcpus.passes() {
             self.find_lost(&mut lock, &left, vcpus)?;
-            entries += self.pass(&mut lock, &left)?;
+            entries += self.pass(&mut lock, &left, vcpus)?;
             if vcpus == Vcpu::StandsStill {
                 self.look_for_gaps(&left);
             }
@@ -177,7 +181,7 @@ impl Rings {
     }
 
     /// One harvest of the rings `which` and one reset.
-    fn pass(&mut self, lock: &mut Locked<'_>, which: &[usize]) -> Result<u32, CollectError> {
+    fn pass(&mut self, lock: &mut Locked<'_>, which: &[usize], vcpus: Vcpu) -> Result<u32, CollectError> {
         let reaper = Arc::clone(&self.reaper);
         let mut entries = 0;
         let mut read = Vec::new();
@@ -203,7 +207,7 @@ impl Rings {
         self.owed += entries;
         Stats::add(&self.stats.entries, u64::from(entries));
 
-        if !self.reset(lock)? {
+        if !self.reset(lock, vcpus)? {
             // Entries were overwritten between harvest and reset, or are somebody else's.
             for at in read {
                 self.rings[at].cursors = Cursors::Lost;
@@ -215,7 +219,7 @@ impl Rings {
         for slot in doubtful {
             lock.reprotect(slot, &mut self.collected);
         }
-        if !overflowed.is_empty() {
+        if !overflowed.is_empty() && !mutant::active(Mutant::OverflowIgnored) {
             // Overwritten entries were of pages that are written, writable and in no log.
             lock.reprotect_all(&mut self.collected);
             for (at, taken) in overflowed {
@@ -227,7 +231,14 @@ impl Rings {
     }
 
     /// Returns everything that is owed to the kernel and compares its count; whether in the end it took exactly that.
-    fn reset(&mut self, lock: &mut Locked<'_>) -> Result<bool, CollectError> {
+    fn reset(&mut self, lock: &mut Locked<'_>, vcpus: Vcpu) -> Result<bool, CollectError> {
+        let late = match vcpus {
+            Vcpu::Runs => Mutant::ReadBeforeReset,
+            Vcpu::StandsStill => Mutant::ResetAfterResume,
+        };
+        if mutant::active(late) {
+            return Ok(true);
+        }
         let harvested = self.owed;
         if harvested == 0 {
             self.owed_slots.clear();
@@ -247,6 +258,9 @@ impl Rings {
         }
         self.owed = 0;
         let slots = std::mem::take(&mut self.owed_slots);
+        if mutant::active(Mutant::ShortResetIgnored) {
+            return Ok(total == u64::from(harvested));
+        }
         if first > harvested {
             lock.reprotect_all(&mut self.collected);
             self.reaper.events().push(Event::ForeignReset { harvested, reset: first });

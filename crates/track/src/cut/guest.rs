@@ -79,6 +79,11 @@ impl<V: Vcpus> Halted<V> {
         Ok(())
     }
 
+    /// Leaves the guest stopped.
+    pub(super) fn keep(mut self) {
+        self.halted = false;
+    }
+
     /// Resumes the guest, and says whether it runs.
     pub(super) fn release(&mut self) -> GuestState {
         self.halted = false;

@@ -1,5 +1,7 @@
 //! Writes that go through a raw pointer.
 
+use ringmark_dirty::mutant::{self, Mutant};
+
 use super::SlotLog;
 
 /// A write to guest memory that is under way: marks its pages when it is dropped, however the scope is left.
@@ -32,13 +34,18 @@ pub struct WriteGuard {
 impl WriteGuard {
     pub(super) fn new(log: SlotLog, offset: u64, len: u64) -> Self {
         log.begin_write();
+        if mutant::active(Mutant::MarkBeforeWrite) {
+            log.mark(offset, len);
+        }
         Self { log, offset, len }
     }
 }
 
 impl Drop for WriteGuard {
     fn drop(&mut self) {
-        self.log.mark(self.offset, self.len);
+        if !mutant::active(Mutant::MarkBeforeWrite) {
+            self.log.mark(self.offset, self.len);
+        }
         self.log.end_write();
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{AtomicBitmap, PageSize, SlotId, SlotTable};
 
 use super::WriteGuard;
@@ -89,10 +90,13 @@ impl SlotLog {
     /// What lies past the slot's end is not guest memory, and nothing is marked for it; a length of 0 marks nothing.
     pub fn mark(&self, offset: u64, len: u64) {
         let Inner { page_size, npages, bitmap, .. } = &*self.inner;
+        let taken_for = if mutant::active(Mutant::PagesOf4096) { PageSize::new(1 << 12) } else { None };
+        let page_size = taken_for.as_ref().unwrap_or(page_size);
         let first = page_size.pages_in(offset);
         if len == 0 || first >= *npages {
             return;
         }
+        let len = if mutant::active(Mutant::FirstPageMarkedOnly) { 1 } else { len };
         let last = page_size.pages_in(offset.saturating_add(len - 1)).min(npages - 1);
         bitmap.set_range(first..last + 1);
     }
@@ -161,6 +165,9 @@ impl Source for MonitorSource {
     }
 
     fn harvest(&mut self, into: &mut Collected) -> Result<(), SourceError> {
+        if mutant::active(Mutant::MonitorMarksSkipped) {
+            return Ok(());
+        }
         self.collect(|slot, offset| {
             if into.insert(slot, offset).is_err() {
                 into.suspect(slot);
@@ -171,7 +178,7 @@ impl Source for MonitorSource {
 
     fn seal(&mut self, into: &mut Collected) -> Result<(), SourceError> {
         let writes = self.log.slots.iter().map(|log| log.inner.writing.load(Ordering::Acquire)).sum();
-        if writes > 0 {
+        if writes > 0 && !mutant::active(Mutant::SealUnderWriters) {
             return Err(SourceError::WriterActive { writes });
         }
         self.harvest(into)

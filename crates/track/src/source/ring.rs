@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ringmark_dirty::mutant::{self, Mutant};
+
 use super::{Source, SourceError, SourceKind};
 use crate::Collected;
 use crate::collector::Collector;
@@ -34,7 +36,9 @@ impl Source for RingSource {
     }
 
     fn seal(&mut self, into: &mut Collected) -> Result<(), SourceError> {
-        into.union_with(&self.collector.harvest_stopped()?);
+        if !mutant::active(Mutant::FinalHarvestSkipped) {
+            into.union_with(&self.collector.harvest_stopped()?);
+        }
         Ok(())
     }
 
@@ -42,6 +46,7 @@ impl Source for RingSource {
     /// wrote is not in the sealed pages.
     fn unchanged_since_seal(&mut self) -> Result<(), SourceError> {
         match self.collector.pending()? {
+            _ if mutant::active(Mutant::LateEntriesIgnored) => Ok(()),
             0 => Ok(()),
             pages => Err(SourceError::WrittenAfterSeal { pages, who: self.kind() }),
         }

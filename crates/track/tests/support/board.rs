@@ -8,7 +8,9 @@ use std::sync::Arc;
 use ringmark_abi::{MemoryRegion, Vm as _};
 use ringmark_dirty::{DirtyPages, Gfn, Memslot, PageSize, SlotId, SlotTable};
 use ringmark_engine::{Profile, System, Vm};
-use ringmark_track::{Memory, MemoryError, Method, MonitorLog, SlotLog, Tracker, Wish, negotiate};
+use ringmark_track::{
+    KernelWrites, Mapping, Memory, MemoryError, Method, MonitorLog, Needs, SlotLog, Tracker, Wish, negotiate,
+};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
@@ -56,7 +58,9 @@ impl Board {
     /// Negotiates before anything else, as a monitor does.
     pub fn new(profile: Profile, wish: Wish, npages: &[u64]) -> Arc<Self> {
         let vm = System::new(profile).create_vm();
-        let method = negotiate(&vm, wish).unwrap().method;
+        // The engine logs page by page, and what a device of the tests writes is the tests' own concern.
+        let needs = Needs { kernel_writes: KernelWrites::None, mapping: Mapping::SmallPages };
+        let method = negotiate(&vm, wish, needs).unwrap().method;
         let page_size = vm.page_size();
         let mut base = 0;
         let slots = SlotTable::new((0..).zip(npages).map(|(id, &npages)| {
