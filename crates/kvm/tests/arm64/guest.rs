@@ -120,7 +120,10 @@ impl Guest {
     }
 
     pub(crate) fn add_slot(&mut self, slot: u16, gpa: u64, pages: u64, flags: u32) {
-        let memory = Memory::new(pages * PAGE);
+        self.add_memory(slot, gpa, Memory::new(pages * PAGE), flags);
+    }
+
+    pub(crate) fn add_memory(&mut self, slot: u16, gpa: u64, memory: Memory, flags: u32) {
         let region = MemoryRegion {
             slot: SlotId::new(0, slot),
             flags,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod guest;
+mod huge_pages;
 mod interrupts;
 #[path = "../common/memory.rs"]
 mod memory;

@@ -48,6 +48,41 @@ impl Memory {
         Self { start: NonNull::new(start.cast()).unwrap(), len }
     }
 
+    /// Memory in huge pages of 2 MiB, which `len` is a multiple of; `None` where the host has none to give.
+    pub fn huge(len: u64) -> Option<Self> {
+        const HUGE: usize = 2 << 20;
+        let len = usize::try_from(len).unwrap();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new anonymous mapping replaces nothing. Of it one part stays, which begins and ends at a huge page;
+        // the rest is given back at once.
+        let start = unsafe {
+            let all =
+                libc::mmap(ptr::null_mut(), len + HUGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            assert_ne!(all, libc::MAP_FAILED);
+            let all: *mut u8 = all.cast();
+            let before = all.align_offset(HUGE);
+            let start = all.add(before);
+            if before > 0 {
+                libc::munmap(all.cast(), before);
+            }
+            libc::munmap(start.add(len).cast(), HUGE - before);
+            libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE);
+            start
+        };
+        let memory = Self { start: NonNull::new(start).unwrap(), len };
+        (0..len as u64).step_by(HUGE).for_each(|offset| memory.write(offset, 0));
+        (memory.huge_bytes() == len).then_some(memory)
+    }
+
+    /// Bytes of it that are mapped by huge pages, as the kernel says.
+    fn huge_bytes(&self) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+        let range = format!("{:x}-", self.start.as_ptr().addr());
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&range)).skip(1);
+        let huge = lines.find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap_or_default();
+        huge.trim().trim_end_matches(" kB").parse::<usize>().unwrap_or(0) << 10
+    }
+
     fn at(&self, offset: u64, len: usize) -> *mut u8 {
         let offset = usize::try_from(offset).unwrap();
         assert!(offset + len <= self.len, "outside the memory");
