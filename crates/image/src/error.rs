@@ -1,7 +1,7 @@
 //! What can go wrong, one type an operation.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringmark_dirty::SlotId;
@@ -13,41 +13,46 @@ use crate::ImageId;
 pub enum OpenStoreError {
     /// There is nothing at the path.
     #[error("there is no image store at {0}: take a checkpoint first, or name the right store")]
-    Absent(PathBuf),
+    Absent(String),
     /// An empty directory.
     #[error(
         "{0} is an empty directory and not an image store yet: take a checkpoint first, or name the right store"
     )]
-    Empty(PathBuf),
+    Empty(String),
     /// Not a directory at all.
     #[error("{0} is not a directory, so it cannot be an image store: name another path")]
     NotADirectory(PathBuf),
-    /// A directory with somebody else's files in it.
+    /// A URL: whoever knows its scheme opens the store with a backend.
+    #[error(
+        "{0} is not a directory: stores elsewhere are opened through a backend of their kind (`Store::with_backend`)"
+    )]
+    Location(String),
+    /// A place with somebody else's files in it.
     #[error(
         "{dir} holds {found:?} and is not an image store: name an empty directory or an existing store; nothing was \
          changed"
     )]
     Foreign {
-        /// The directory.
-        dir: PathBuf,
+        /// The place.
+        dir: String,
         /// One of its entries.
         found: String,
     },
-    /// A store of another layout.
+    /// A store of another version.
     #[error("{marker} says {found:?}; this program reads stores of version 1: use the program that wrote it")]
     Version {
-        /// The file that names the version.
-        marker: PathBuf,
+        /// The object that names the version.
+        marker: String,
         /// Its contents, shortened.
         found: String,
     },
-    /// The file system refused.
-    #[error("cannot open the image store, {doing} {path} failed: {source}")]
+    /// The disk or the object store refused.
+    #[error("cannot open the image store, {doing} {at} failed: {source}")]
     Io {
         /// What was being done.
         doing: &'static str,
         /// To what.
-        path: PathBuf,
+        at: String,
         /// What the system said.
         source: io::Error,
     },
@@ -61,60 +66,66 @@ pub enum ImageError {
     NoSuchImage {
         /// The image asked for.
         id: ImageId,
-        /// The directory of the store.
-        store: PathBuf,
+        /// The store.
+        store: String,
     },
-    /// An ancestor is gone.
-    #[error(
-        "image {image} needs image {layer}, which is missing from {store}: put it back, or use an older image"
-    )]
+    /// A pack that the image needs is gone, its own or that of an image it goes on from.
+    #[error("image {image} needs {layer}, which is missing from {store}: put it back, or use another image")]
     MissingLayer {
         /// The image asked for.
         image: ImageId,
-        /// The ancestor that is missing.
-        layer: ImageId,
-        /// The directory of the store.
-        store: PathBuf,
+        /// The key of the pack that is missing.
+        layer: String,
+        /// The store.
+        store: String,
     },
-    /// A file that something else wrote.
-    #[error("{path} is not part of a Ringmark image: it does not begin with {expected:?}")]
+    /// An object that something else wrote.
+    #[error("{object} is not part of a Ringmark image: it does not begin with {expected:?}")]
     Foreign {
-        /// The file.
-        path: PathBuf,
+        /// The object.
+        object: String,
         /// What it should begin with.
         expected: &'static str,
     },
     /// A format version that this program does not know. Zero is never valid.
     #[error(
-        "{path} has format version {found}; this program reads version {known}: use a program that knows it"
+        "{object} has format version {found}; this program reads version {known}: use a program that knows it"
     )]
     Version {
-        /// The file.
-        path: PathBuf,
-        /// The version in the file.
+        /// The object.
+        object: String,
+        /// The version found.
         found: u32,
         /// The version of this program.
         known: u32,
     },
     /// Contents that contradict their hash, their length, or themselves.
-    #[error("{path} is damaged: {what}; use another image, or a copy of this one")]
+    #[error("{object} is damaged: {what}; use another image, or a copy of this one")]
     Damaged {
-        /// The file.
-        path: PathBuf,
+        /// The object.
+        object: String,
         /// The contradiction.
         what: String,
     },
     /// A page whose contents contradict their hash.
     #[error(
-        "{path} is damaged: page {offset} of memslot {slot} does not have the hash that its index records"
+        "{object} is damaged: page {offset} of memslot {slot} does not have the hash that its index records"
     )]
     DamagedPage {
-        /// The pack.
-        path: PathBuf,
+        /// The object.
+        object: String,
         /// The memslot.
         slot: SlotId,
         /// Pages from the slot's beginning.
         offset: u64,
+    },
+    /// Images that cannot be compared.
+    #[error("images {one} and {two} are of different memory layouts and cannot be compared page by page")]
+    AnotherLayout {
+        /// The one.
+        one: ImageId,
+        /// The other.
+        two: ImageId,
     },
     /// The image has no state part of this name.
     #[error("image {id} holds no machine state named {name:?}")]
@@ -134,11 +145,11 @@ pub enum ImageError {
         /// Pages from the slot's beginning.
         offset: u64,
     },
-    /// The file system refused.
-    #[error("cannot read {path}: {source}")]
+    /// The disk or the object store refused.
+    #[error("cannot read {object}: {source}")]
     Io {
-        /// The file.
-        path: PathBuf,
+        /// The object.
+        object: String,
         /// What the system said.
         source: io::Error,
     },
@@ -164,10 +175,10 @@ pub enum RestoreError<E> {
 
 /// Why a store could not be listed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot list the images in {dir}: {source}")]
+#[error("cannot list the images in {store}: {source}")]
 pub struct ListError {
-    /// The directory.
-    pub dir: PathBuf,
+    /// The store.
+    pub store: String,
     /// What the system said.
     pub source: io::Error,
 }
@@ -180,8 +191,8 @@ pub enum FindError {
     None {
         /// What was asked for.
         prefix: String,
-        /// The directory of the store.
-        store: PathBuf,
+        /// The store.
+        store: String,
     },
     /// Several identities begin so.
     #[error("{prefix:?} could be {} images: {}; give more digits", .candidates.len(), .candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
@@ -211,18 +222,26 @@ pub enum BeginError {
         /// The parent.
         parent: ImageId,
     },
+    /// A parent that is spread over so many packs that an increment to it would cost more than a base.
+    #[error("image {parent} is spread over {packs} packs, too many to go on from: take a base image")]
+    Scattered {
+        /// The parent.
+        parent: ImageId,
+        /// Packs that it needs.
+        packs: usize,
+    },
     /// A machine name that no image can carry.
     #[error(
         "{0:?} cannot be the name of a machine in an image: it has 1 to 255 bytes and no control characters"
     )]
     Name(String),
-    /// The file system refused.
-    #[error("cannot begin an image, {doing} {path} failed: {source}; the store is unchanged")]
+    /// The disk or the object store refused.
+    #[error("cannot begin an image, {doing} {at} failed: {source}; the store is unchanged")]
     Io {
         /// What was being done.
         doing: &'static str,
         /// To what.
-        path: PathBuf,
+        at: String,
         /// What the system said.
         source: io::Error,
     },
@@ -234,30 +253,30 @@ pub enum BeginError {
 pub enum WriteError {
     /// The disk, the quota or the file-size limit is exhausted.
     #[error(
-        "{path}: {source} after {written} bytes of this image; the store is unchanged: free space there, or use \
+        "{at}: {source} after {written} bytes of this image; the store is unchanged: free space there, or use \
          another store, and take the checkpoint again"
     )]
     Full {
-        /// The file that could not grow.
-        path: PathBuf,
+        /// The object that could not grow.
+        at: String,
         /// Bytes of the pack that had been written.
         written: u64,
         /// What the system said.
         source: Arc<io::Error>,
     },
-    /// The file system refused, or did not make the image durable.
-    #[error("{doing} {path} failed: {source}; the store is unchanged: take the checkpoint again")]
+    /// The disk or the object store refused, or did not make the image durable.
+    #[error("{doing} {at} failed: {source}; the store is unchanged: take the checkpoint again")]
     Io {
         /// What was being done.
         doing: &'static str,
         /// To what.
-        path: PathBuf,
+        at: String,
         /// What the system said.
         source: Arc<io::Error>,
     },
     /// The image had become visible, could not be made durable, and could not be withdrawn.
     #[error(
-        "image {id} was written but {doing} {path} failed: {source}; it may vanish with a power failure: do not rely \
+        "image {id} was written but {doing} {at} failed: {source}; it may vanish with a power failure: do not rely \
          on it"
     )]
     NotWithdrawn {
@@ -266,9 +285,18 @@ pub enum WriteError {
         /// What was being done.
         doing: &'static str,
         /// To what.
-        path: PathBuf,
+        at: String,
         /// What the system said.
         source: Arc<io::Error>,
+    },
+    /// The parent cannot be read any more.
+    #[error("the parent image cannot be read: {0}; the store is unchanged: take a base image")]
+    Parent(#[source] Arc<ImageError>),
+    /// The image would need more packs than one can name.
+    #[error("the image would need more than {max} packs; the store is unchanged: take a base image")]
+    TooManyPacks {
+        /// The most packs of an image.
+        max: usize,
     },
     /// Pages outside of the layout.
     #[error("pages {first} to {end} of memslot {slot} are not in the memory layout of the image")]
@@ -325,13 +353,50 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// `doing` something to `path` failed with `source`, after `written` bytes of the pack.
-    pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error, written: u64) -> Self {
+    /// `doing` something to `at` failed with `source`, after `written` bytes of the packs.
+    pub(crate) fn io(doing: &'static str, at: &str, source: io::Error, written: u64) -> Self {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        let (path, source) = (path.to_owned(), Arc::new(source));
+        let (at, source) = (at.to_owned(), Arc::new(source));
         match source.kind() {
-            StorageFull | QuotaExceeded | FileTooLarge => Self::Full { path, written, source },
-            _ => Self::Io { doing, path, source },
+            StorageFull | QuotaExceeded | FileTooLarge => Self::Full { at, written, source },
+            _ => Self::Io { doing, at, source },
         }
     }
+}
+
+/// Why images or leftovers were not removed, or not all.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// The store has no such image.
+    #[error("there is no image {id} in {store}; nothing was removed")]
+    NoSuchImage {
+        /// The image asked for.
+        id: ImageId,
+        /// The store.
+        store: String,
+    },
+    /// Nobody can say which packs a damaged image needs.
+    #[error(
+        "{name} is damaged, so that nobody can say which packs it needs: the images named were removed, but no pack \
+         was; remove {name} and sweep again ({error})"
+    )]
+    Damaged {
+        /// The entry of the store.
+        name: String,
+        /// Why it cannot be read.
+        error: ImageError,
+    },
+    /// The store could not be listed.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// The disk or the object store refused.
+    #[error("{doing} {at} failed: {source}; what is left is removed by the next sweep")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        at: String,
+        /// What the system said.
+        source: io::Error,
+    },
 }

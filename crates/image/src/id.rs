@@ -3,13 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 /// The identity of an image: the BLAKE3 of its metadata.
 ///
 /// `Display` shows the first twelve hexadecimal digits, `{:#}` all sixty-four.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageId([u8; 32]);
 
 /// A text that is not the sixty-four hexadecimal digits of an identity.
@@ -25,6 +22,14 @@ impl ImageId {
         Self(*blake3::hash(meta).as_bytes())
     }
 
+    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// All sixty-four hexadecimal digits.
     #[must_use]
     pub fn to_hex(&self) -> String {
@@ -36,7 +41,7 @@ impl FromStr for ImageId {
     type Err = ParseImageIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // Upper case is refused: an identity is also the name of a directory and has one spelling.
+        // Upper case is refused: an identity is also the name of an object and has one spelling.
         if text.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(ParseImageIdError(text.to_owned()));
         }
@@ -44,20 +49,6 @@ impl FromStr for ImageId {
             Ok(hash) => Ok(Self(*hash.as_bytes())),
             Err(_) => Err(ParseImageIdError(text.to_owned())),
         }
-    }
-}
-
-impl TryFrom<String> for ImageId {
-    type Error = ParseImageIdError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<ImageId> for String {
-    fn from(id: ImageId) -> Self {
-        id.to_hex()
     }
 }
 

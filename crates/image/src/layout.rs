@@ -1,12 +1,23 @@
 //! The memory that an image is of.
 
-use ringmark_dirty::{Memslot, PageSize, SlotId, SlotTable};
+use std::sync::Arc;
+
+use ringmark_dirty::{PageSize, SlotId, SlotTable};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    slot: SlotId,
+    first: u64,
+    npages: u64,
+}
 
 /// The memory layout of a machine: its memslots, gaps between them included, and the page size they are counted in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     page_size: PageSize,
     slots: SlotTable,
+    /// Where each slot begins when the pages of all are counted through.
+    spans: Arc<[Span]>,
 }
 
 /// Why memslots are no layout.
@@ -53,7 +64,14 @@ impl Layout {
                 return Err(LayoutError::PastEnd(slot.id));
             }
         }
-        Ok(Self { page_size, slots })
+        let mut first = 0;
+        let spans = slots.iter().map(|s| {
+            let span = Span { slot: s.id, first, npages: s.npages };
+            first += s.npages;
+            span
+        });
+        let spans = spans.collect();
+        Ok(Self { page_size, slots, spans })
     }
 
     /// Bytes of a page.
@@ -80,8 +98,24 @@ impl Layout {
         self.pages().saturating_mul(self.page_size.bytes())
     }
 
-    /// Pages from `offset` of `slot` to the slot's end; `None` where the slot is unknown or ends before.
-    pub(crate) fn pages_from(&self, slot: SlotId, offset: u64) -> Option<u64> {
-        self.slots.get(slot).and_then(|s: &Memslot| s.npages.checked_sub(offset))
+    /// The number of a page when the pages of all slots are counted through in the order of the slots' names, if
+    /// `pages` pages from it on are in its slot.
+    pub(crate) fn number(&self, slot: SlotId, offset: u64, pages: u64) -> Option<u64> {
+        let span = self.spans.binary_search_by_key(&slot, |s| s.slot).ok().map(|i| &self.spans[i])?;
+        let end = offset.checked_add(pages)?;
+        (end <= span.npages).then(|| span.first + offset)
+    }
+
+    /// The slot of page `number`, the page's offset in it, and the pages from there to the slot's end.
+    pub(crate) fn place(&self, number: u64) -> Option<(SlotId, u64, u64)> {
+        let behind = self.spans.partition_point(|s| s.first <= number);
+        let span = self.spans.get(behind.checked_sub(1)?)?;
+        let offset = number - span.first;
+        (offset < span.npages).then(|| (span.slot, offset, span.npages - offset))
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "a page of an image has at most a megabyte")]
+    pub(crate) const fn page_bytes(&self) -> usize {
+        self.page_size.bytes() as usize
     }
 }

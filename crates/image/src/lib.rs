@@ -1,73 +1,67 @@
 //! Checkpoint images of virtual machines, and the store that keeps them.
 //!
-//! An *image* is the memory and the machine state of one cut. A *base* image holds every page; an *increment* holds
-//! the pages that an epoch reported, and names its parent. A [`Store`] is a directory of images:
+//! An *image* is the memory and the machine state of one cut. A *base* image holds every page; an *increment* is put
+//! together from the pages that an epoch reported and from what its parent has. A [`Store`] keeps images as objects that
+//! never change, in a [`Directory`] or behind any other [`Backend`]:
 //!
 //! ```text
-//! store/
-//!   ringmark-store          what this directory is, and the version of its layout
-//!   lock                    held for moments: while leftovers are swept, and while an image becomes visible
-//!   partial/<name>/         images being written; `lock` inside is held by the writer as long as it lives
-//!   images/<identity>/      complete images, immutable
-//!     meta                  name, parent, memory layout, and size and BLAKE3 of every other file
-//!     index                 which extent of the pack holds which page, and xxh3-64 of every page
-//!     pages                 the pack: extents of up to 128 KiB, compressed with zstd where that pays
-//!     state-<name>          one file for each part of the machine state
+//! ringmark-store               what this place is, and the version of the format
+//! images/<sequence>-<identity> metadata: name, parent, memory layout, the index's root, the packs and the state parts
+//! packs/<writer>-<n>           extents of up to 64 KiB, compressed where that pays; nodes of the index; machine state
+//! writers/<writer>             the claims of writers at work
 //! ```
 //!
-//! The *identity* of an image is the BLAKE3 of its `meta`, which contains that of all the rest and of the parent: who
-//! knows an identity knows every byte below it. It is shown as twelve hexadecimal digits and accepted as any unique
-//! prefix.
+//! The *identity* of an image is the BLAKE3 of its metadata, from which hashes lead to every other byte: who knows an
+//! identity can check all of it. It is shown as twelve hexadecimal digits and accepted as any unique prefix. The
+//! repository's `docs/image-format.md` has the format in full.
 //!
-//! **Writing.** [`Store::begin`] gives a [`Writer`]; [`put`](Writer::put) takes pages while a thread of the writer
-//! compresses and stores them in bounded memory; [`finish`](Writer::finish) returns when the image is durable. An
-//! image becomes visible by one rename, after every file and both directories are on the disk; whatever goes wrong
-//! before (a full disk, an `fsync` that fails, a killed process) leaves the store as it was. What a dead writer
-//! left behind is found by its free lock and removed when the next writer begins. The caller keeps owning the pages
-//! of its epoch until `finish` has returned `Ok`.
+//! **The index** is a tree of nodes that never change, sixty-four children each. An increment writes the leaves that
+//! differ from its parent's and the way to them, and shares all others. So writing costs what is dirty, opening costs
+//! next to nothing whatever the memory, and every page is found in one walk however long the chain. An image needs packs
+//! of its ancestors but none of their metadata: ancestors can be removed, and [`Store::remove`] frees exactly the packs
+//! that nobody else needs.
 //!
-//! **Reading.** [`Store::image`] opens an image and its ancestors, and lays their indexes over one another once; from
-//! then on every page is found in one step, however long the chain. [`Image::restore`] hands all pages to a sink and
-//! checks the hash of each; [`Image::verify`] checks without restoring. No length, count, offset or order that was
-//! read from a disk is used before it is checked.
+//! **Writing.** [`Store::begin`] gives a [`Writer`]; [`put`](Writer::put) takes pages while threads of the writer find
+//! out which are zero, repeat a word, or are what they are in the parent, and compress and store the others in bounded
+//! memory; [`finish`](Writer::finish) returns when the image is durable. An image becomes visible in one step, after
+//! everything that it needs is durable; whatever goes wrong before (a full disk, an `fsync` that fails, a killed
+//! process) leaves the store as it was. What a dead writer left behind is removed when the next one begins. The caller
+//! keeps owning the pages of its epoch until `finish` has returned `Ok`.
 //!
-//! Zero pages cost nothing in the pack. They are recorded nonetheless: a page that became zero since the parent must
-//! not keep the parent's contents.
+//! **Reading.** [`Image::page`] reads one page, [`Image::extent`] also what comes with it, [`Image::load`] a set and
+//! [`Image::restore`] all, on all cores; each page's hash is checked. [`Image::changes`] compares two images at the cost
+//! of what differs. [`Verifier`] checks without restoring. No length, count, offset or order that was read is used before
+//! it is checked.
 
-mod batch;
-mod disk;
-mod encode;
+mod backend;
+mod directory;
 mod error;
-mod founding;
-mod header;
+mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 #[cfg(test)]
 mod hostile_tests;
 mod id;
-mod image;
-mod index;
-mod layer;
 mod layout;
-mod meta;
-mod pack;
-mod pages;
-mod partial;
+mod location;
 mod publish;
-mod reader;
-mod resolve;
-mod restore;
+mod read;
+mod remove;
 mod store;
 mod summary;
-mod table;
-mod verify;
-mod writer;
+mod write;
 
-pub use disk::{Disk, DiskFile, RealDisk};
-pub use error::{BeginError, FindError, ImageError, ListError, OpenStoreError, RestoreError, WriteError};
+pub use backend::{Backend, Claim, Claimed, Durability, Listed, Object, Upload};
+pub use directory::{Directory, Disk, DiskFile, RealDisk};
+pub use error::{
+    BeginError, FindError, ImageError, ListError, OpenStoreError, RemoveError, RestoreError, WriteError,
+};
 pub use id::{ImageId, ParseImageIdError};
-pub use image::Image;
 pub use layout::{Layout, LayoutError};
-pub use restore::Restored;
+pub use location::Location;
+pub use read::image::{Image, PageKind};
+pub use read::restore::Restored;
+pub use read::verify::{Verified, Verifier};
 pub use store::Store;
-pub use summary::{Damaged, Listing, Summary};
-pub use verify::Verified;
-pub use writer::{Finished, ImageSpec, Writer};
+pub use summary::{Damaged, Listing, PackUse, Removed, Summary};
+pub use write::writer::{Finished, ImageSpec, Rates, Writer};

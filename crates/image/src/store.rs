@@ -1,138 +1,189 @@
-//! The directory that images are kept in.
+//! The place that images are kept in.
 
 use std::cmp::Reverse;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{Disk, RealDisk};
-use crate::header::damaged;
-use crate::meta::{self, Meta};
-use crate::pack::Pack;
-use crate::partial::{self, Partial};
-use crate::publish::Unpublished;
+use crate::backend::{Backend, Durability};
+use crate::format::header::damaged;
+use crate::format::meta::{self, Meta};
+use crate::location::Location;
+use crate::read::cache::NodeCache;
+use crate::write::begin;
 use crate::{
     BeginError, Damaged, FindError, Image, ImageError, ImageId, ImageSpec, ListError, Listing,
-    OpenStoreError, Summary, Writer, founding,
+    OpenStoreError, Summary, Writer,
 };
 
-/// A directory of images.
+/// What says that a place is a store.
+pub(crate) const MARKER: &str = "ringmark-store";
+/// Its contents.
+pub(crate) const MARKER_CONTENTS: &str = "ringmark image store, format version 1\n";
+
+/// What of metadata comes before an identity in its key.
+const IMAGES: &str = "images/";
+
+/// A place of images.
 ///
-/// Any number of processes may use one store at a time. A `Store` holds nothing open.
+/// Any number of processes may use one store at a time. A `Store` holds nothing open; its clones share what they have
+/// read of indexes.
 #[derive(Clone, Debug)]
 pub struct Store {
-    dir: PathBuf,
-    disk: Arc<dyn Disk>,
+    backend: Arc<dyn Backend>,
+    nodes: Arc<NodeCache>,
+}
+
+/// An image in a listing, by its name alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) len: u64,
+    pub(crate) sequence: u64,
+    pub(crate) id: ImageId,
 }
 
 impl Store {
-    /// Opens the store at `dir`.
+    /// Opens the store at `location`, a directory.
     ///
     /// # Errors
-    /// Nothing there, an empty directory, foreign contents, another version, or the file system's refusal.
-    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, OpenStoreError> {
-        let dir = dir.into();
-        founding::check(&dir)?;
-        Ok(Self { dir, disk: Arc::new(RealDisk) })
+    /// Nothing there, an empty place, foreign contents, another version, or the system's refusal.
+    pub fn open(location: impl Into<Location>) -> Result<Self, OpenStoreError> {
+        Ok(Self::on(Arc::new(location.into().directory()?.open_store(false)?)))
     }
 
-    /// Opens the store at `dir`; founds one where there is nothing, or an empty directory.
+    /// Opens the store at `location`, a directory; founds one where there is nothing, or an empty directory.
     ///
     /// # Errors
-    /// Foreign contents, another version, or the file system's refusal.
-    pub fn create_or_open(dir: impl Into<PathBuf>) -> Result<Self, OpenStoreError> {
-        let dir = dir.into();
-        match founding::check(&dir) {
-            Err(OpenStoreError::Absent(_) | OpenStoreError::Empty(_)) => founding::found(&dir, &RealDisk)?,
-            other => other?,
+    /// Foreign contents, another version, or the system's refusal.
+    pub fn create_or_open(location: impl Into<Location>) -> Result<Self, OpenStoreError> {
+        Ok(Self::on(Arc::new(location.into().directory()?.open_store(true)?)))
+    }
+
+    /// Opens the store that `backend` keeps; founds one where there is none, if `create` is set.
+    ///
+    /// # Errors
+    /// Nothing there, another version, or the system's refusal.
+    pub fn with_backend(backend: Arc<dyn Backend>, create: bool) -> Result<Self, OpenStoreError> {
+        let at = backend.location().to_owned();
+        let failed = |doing| {
+            let at = at.clone();
+            move |source| OpenStoreError::Io { doing, at, source }
+        };
+        let marker = [MARKER.to_owned()];
+        let len = backend.sizes(&marker).map_err(failed("looking at"))?.first().copied().flatten();
+        let Some(len) = len else {
+            if !create {
+                return Err(OpenStoreError::Absent(at));
+            }
+            backend.put_if_absent(MARKER, MARKER_CONTENTS.as_bytes()).map_err(failed("founding"))?;
+            return Ok(Self::on(backend));
+        };
+        let mut found = vec![0; MARKER_CONTENTS.len().min(usize::try_from(len).unwrap_or(usize::MAX))];
+        backend.open(MARKER).and_then(|m| m.read_at(&mut found, 0)).map_err(failed("reading"))?;
+        if found == MARKER_CONTENTS.as_bytes() && len == found.len() as u64 {
+            return Ok(Self::on(backend));
         }
-        Ok(Self { dir, disk: Arc::new(RealDisk) })
+        let found = String::from_utf8_lossy(&found).trim_end().to_owned();
+        Err(OpenStoreError::Version { marker: format!("{at}/{MARKER}"), found })
     }
 
-    /// The same store, changed through `disk`.
+    /// The store that `backend` is known to keep.
+    fn on(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, nodes: Arc::default() }
+    }
+
+    /// The same store, with another promise for the images that are written.
     #[must_use]
-    pub fn on_disk(self, disk: Arc<dyn Disk>) -> Self {
-        Self { disk, ..self }
+    pub fn durability(self, durability: Durability) -> Self {
+        Self { backend: self.backend.with_durability(durability), ..self }
     }
 
-    /// The directory.
+    /// The path or URL, which opens the same store again.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn location(&self) -> &str {
+        self.backend.location()
     }
 
-    pub(crate) fn disk(&self) -> &dyn Disk {
-        &*self.disk
+    /// What keeps the store's objects.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
     }
 
-    pub(crate) fn images_dir(&self) -> PathBuf {
-        self.dir.join(founding::IMAGES)
+    pub(crate) fn nodes(&self) -> &NodeCache {
+        &self.nodes
     }
 
-    pub(crate) fn partial_dir(&self) -> PathBuf {
-        self.dir.join(founding::PARTIAL)
-    }
-
-    pub(crate) fn image_dir(&self, id: ImageId) -> PathBuf {
-        self.images_dir().join(id.to_hex())
-    }
-
-    /// Waits for the lock of the store, which is freed when the file is dropped.
-    pub(crate) fn lock(&self) -> io::Result<File> {
-        let lock = OpenOptions::new().write(true).open(self.dir.join(founding::LOCK))?;
-        lock.lock()?;
-        Ok(lock)
+    /// How messages name the object `key`.
+    pub(crate) fn name(&self, key: &str) -> String {
+        format!("{}/{key}", self.location())
     }
 
     /// Begins an image, and removes what killed writers have left.
     ///
     /// # Errors
-    /// A parent that cannot be read or is of another layout, an impossible name, or the file system's refusal.
+    /// A parent that cannot be read or is of another layout, an impossible name, or the system's refusal.
     pub fn begin(&self, spec: ImageSpec) -> Result<Writer, BeginError> {
-        if !meta::is_vm_name(&spec.vm) {
-            return Err(BeginError::Name(spec.vm));
-        }
-        if let Some(parent) = spec.parent {
-            let found = self.meta(parent).map_err(BeginError::Parent)?.0;
-            if found.layout != spec.layout {
-                return Err(BeginError::ParentLayout { parent });
-            }
-        }
-        let failed = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| BeginError::Io { doing, path, source }
-        };
-        let partials = self.partial_dir();
-        let partial = {
-            let _lock = self.lock().map_err(failed("locking", &self.dir))?;
-            partial::sweep(&partials, &self.disk).map_err(failed("sweeping", &partials))?;
-            Partial::create(&partials, &self.disk).map_err(failed("writing to", &partials))?
-        };
-        let path = partial.dir().join("pages");
-        let file = self.disk.create(&path).map_err(failed("creating", &path))?;
-        let pack = Pack::start(&path, file, &spec.layout).map_err(failed("starting threads for", &path))?;
-        Ok(Writer::new(spec, pack, Unpublished::new(self.clone(), partial)))
+        begin::begin(self, spec)
     }
 
-    /// Opens image `id` with all its ancestors.
+    /// Opens image `id`. Reads its metadata and asks for the sizes of the packs that it needs; its index is read as far
+    /// as it is used.
     ///
     /// # Errors
-    /// An image or an ancestor that is missing or damaged.
+    /// An image or a pack that is missing, or damaged metadata.
     pub fn image(&self, id: ImageId) -> Result<Image, ImageError> {
-        Image::open(self, id)
+        let found = self.entries().map_err(|source| self.io_error(IMAGES, source))?.0;
+        match found.into_iter().find(|e| e.id == id) {
+            Some(entry) => Image::open(self, &entry),
+            None => Err(ImageError::NoSuchImage { id, store: self.location().to_owned() }),
+        }
     }
 
-    /// The metadata of image `id`, and the bytes of its file.
-    pub(crate) fn meta(&self, id: ImageId) -> Result<(Meta, u64), ImageError> {
-        let dir = self.image_dir(id);
-        match fs::metadata(&dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(ImageError::NoSuchImage { id, store: self.dir.clone() })
-            }
-            Err(source) => Err(ImageError::Io { path: dir, source }),
-            Ok(_) => Meta::read(&dir.join("meta"), id),
+    /// The metadata of an image, and its bytes.
+    pub(crate) fn meta(&self, entry: &Entry) -> Result<(Meta, u64), ImageError> {
+        let name = self.name(&entry.key);
+        if entry.len > meta::MAX_LEN {
+            return Err(damaged(&name, format!("it has more than {} bytes", meta::MAX_LEN)));
         }
+        let mut bytes = vec![0; usize::try_from(entry.len).unwrap_or_default()];
+        let read = self.backend.open(&entry.key).and_then(|object| object.read_at(&mut bytes, 0));
+        read.map_err(|e| self.io_error(&entry.key, e))?;
+        let meta = Meta::read(&name, &bytes, entry.id)?;
+        if meta.sequence != entry.sequence {
+            return Err(damaged(&name, format!("it says that it is number {:016x}", meta.sequence)));
+        }
+        Ok((meta, entry.len))
+    }
+
+    /// What went wrong with the object `key`.
+    pub(crate) fn io_error(&self, key: &str, source: io::Error) -> ImageError {
+        let object = self.name(key);
+        match source.kind() {
+            io::ErrorKind::NotFound => damaged(&object, "it is missing".to_owned()),
+            io::ErrorKind::UnexpectedEof => damaged(&object, "it is shorter than it should be".to_owned()),
+            io::ErrorKind::InvalidData => damaged(&object, source.to_string()),
+            _ => ImageError::Io { object, source },
+        }
+    }
+
+    /// The images by their names, in no order, and the names that are none of an image.
+    pub(crate) fn entries(&self) -> io::Result<(Vec<Entry>, Vec<String>)> {
+        let (mut entries, mut others) = (Vec::new(), Vec::new());
+        for listed in self.backend.list(IMAGES)? {
+            let name = listed.key.strip_prefix(IMAGES).unwrap_or(&listed.key);
+            match parse(name) {
+                Some((sequence, id)) => {
+                    entries.push(Entry { sequence, id, len: listed.len, key: listed.key });
+                }
+                None => others.push(name.to_owned()),
+            }
+        }
+        Ok((entries, others))
+    }
+
+    fn list_error(&self, source: io::Error) -> ListError {
+        ListError { store: self.location().to_owned(), source }
     }
 
     /// The image whose identity begins with `prefix`: hexadecimal digits in lower case.
@@ -143,15 +194,12 @@ impl Store {
         if prefix.is_empty() || !prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(FindError::NotAnId(prefix.to_owned()));
         }
-        let mut candidates: Vec<ImageId> = self
-            .names()?
-            .into_iter()
-            .filter(|n| n.starts_with(prefix))
-            .filter_map(|n| n.parse().ok())
-            .collect();
+        let entries = self.entries().map_err(|e| self.list_error(e))?.0;
+        let mut candidates: Vec<ImageId> =
+            entries.into_iter().map(|e| e.id).filter(|id| id.to_hex().starts_with(prefix)).collect();
         candidates.sort_unstable();
         match candidates[..] {
-            [] => Err(FindError::None { prefix: prefix.to_owned(), store: self.dir.clone() }),
+            [] => Err(FindError::None { prefix: prefix.to_owned(), store: self.location().to_owned() }),
             [id] => Ok(id),
             _ => Err(FindError::Ambiguous { prefix: prefix.to_owned(), candidates }),
         }
@@ -160,44 +208,69 @@ impl Store {
     /// All images, newest first: in the reverse of the order in which they became complete, whatever the clock said.
     ///
     /// # Errors
-    /// The file system's refusal. An image that cannot be read is listed as damaged.
+    /// The system's refusal. An image that cannot be read is listed as damaged.
     pub fn list(&self) -> Result<Listing, ListError> {
+        let (entries, others) = self.entries().map_err(|e| self.list_error(e))?;
         let mut listing = Listing::default();
-        for name in self.names()? {
-            let found = match name.parse::<ImageId>() {
-                Ok(id) => self.meta(id).map(|(meta, len)| meta.summary(id, len)),
-                Err(e) => Err(damaged(&self.images_dir().join(&name), e.to_string())),
-            };
-            match found {
-                Ok(summary) => listing.images.push(summary),
-                Err(error) => listing.damaged.push(Damaged { name, error }),
+        for entry in entries {
+            match self.meta(&entry) {
+                Ok((meta, len)) => listing.images.push(Summary::of(&meta, entry.id, len)),
+                // Removed since it was listed.
+                Err(_) if self.is_gone(&entry.key) => {}
+                Err(error) => listing.damaged.push(Damaged { name: entry.id.to_hex(), error }),
             }
+        }
+        for name in others {
+            let error =
+                damaged(&self.name(&format!("{IMAGES}{name}")), "its name is not an image's".to_owned());
+            listing.damaged.push(Damaged { name, error });
         }
         listing.images.sort_unstable_by_key(|i| Reverse((i.sequence, i.created_ns, i.id)));
         listing.damaged.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(listing)
     }
 
-    /// The newest image of the machine `vm`. A damaged image is passed over, with a warning in the log: it cannot say
-    /// whose it is.
-    ///
-    /// # Errors
-    /// The file system's refusal.
-    pub fn newest(&self, vm: &str) -> Result<Option<Summary>, ListError> {
-        let listing = self.list()?;
-        for damaged in &listing.damaged {
-            tracing::warn!(image = damaged.name, error = %damaged.error, "a damaged image was passed over");
-        }
-        Ok(listing.newest(vm).cloned())
+    pub(crate) fn is_gone(&self, key: &str) -> bool {
+        matches!(self.backend.sizes(&[key.to_owned()]).as_deref(), Ok([None]))
     }
 
-    fn names(&self) -> Result<Vec<String>, ListError> {
-        let dir = self.images_dir();
-        let failed = |source| ListError { dir: dir.clone(), source };
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(failed)? {
-            names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    /// The newest image of the machine `vm`. Reads no more metadata than it takes to find it; a damaged image is passed
+    /// over, with a warning in the log: it cannot say whose it is.
+    ///
+    /// # Errors
+    /// The system's refusal.
+    pub fn newest(&self, vm: &str) -> Result<Option<Summary>, ListError> {
+        let mut entries = self.entries().map_err(|e| self.list_error(e))?.0;
+        entries.sort_unstable_by_key(|e| Reverse(e.sequence));
+        let mut best: Option<Summary> = None;
+        for entry in entries {
+            if best.as_ref().is_some_and(|best| best.sequence > entry.sequence) {
+                break;
+            }
+            match self.meta(&entry) {
+                Ok((meta, len)) if meta.vm == vm => {
+                    let found = Summary::of(&meta, entry.id, len);
+                    let key = |s: &Summary| (s.created_ns, s.id);
+                    if best.as_ref().is_none_or(|best| key(best) < key(&found)) {
+                        best = Some(found);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(image = %entry.id, %error, "a damaged image was passed over"),
+            }
         }
-        Ok(names)
+        Ok(best)
     }
+}
+
+/// The key of the metadata of image `id`, which became complete as number `sequence`.
+pub(crate) fn image_key(sequence: u64, id: ImageId) -> String {
+    format!("{IMAGES}{sequence:016x}-{id:#}")
+}
+
+fn parse(name: &str) -> Option<(u64, ImageId)> {
+    let (sequence, id) = name.split_once('-')?;
+    let right = sequence.len() == 16 && !sequence.bytes().any(|b| b.is_ascii_uppercase() || b == b'+');
+    let sequence = u64::from_str_radix(sequence, 16).ok().filter(|_| right)?;
+    Some((sequence, id.parse().ok()?))
 }

@@ -1,0 +1,18 @@
+//! Making an image.
+//!
+//! ```text
+//! put ──batch──▶ encode, on all cores ──batch──▶ append to a pack ──▶ Upload
+//!  ▲              zero? repeated? hash,            │ every 256 MiB: commit, next pack
+//!  │              as in the parent? compress       │
+//!  └──────────────── empty batch ──────────────────┘
+//! finish: index nodes, table of the pack, commit, metadata
+//! ```
+
+pub(crate) mod batch;
+pub(crate) mod begin;
+pub(crate) mod encode;
+pub(crate) mod index;
+pub(crate) mod pack;
+pub(crate) mod pipeline;
+pub(crate) mod table;
+pub(crate) mod writer;
