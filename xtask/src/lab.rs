@@ -76,18 +76,18 @@ fn command(arch: Arch, home: &Path) -> Result<Command> {
     if native {
         println!("this machine is one itself: no emulation");
         let tests = home.join("tests");
-        build::collect(&build::tests(arch)?, &tests)?;
-        let mut command = Command::new(build::program(arch)?);
+        let built = build::build(arch)?;
+        build::collect(&built.tests, &tests)?;
+        let mut command = Command::new(built.program);
         command.arg(tests);
         return Ok(command);
     }
     tools::require(&arch.tools())?;
     let kernel = kernel::fetch(arch, &home.join("kernel"))?;
     println!("kernel {}", kernel.release);
-    let program = build::program(arch)?;
-    let tests = build::tests(arch)?;
+    let built = build::build(arch)?;
     let initrd = home.join("initrd");
-    initrd::write(&initrd, &program, &kernel.modules, &tests)?;
+    initrd::write(&initrd, &built.program, &kernel.modules, &built.tests)?;
     Ok(arch.emulator(&kernel.image, &initrd))
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::GuestState;
+use crate::{Escape, GuestState};
 
 /// A refusal or a failure, as it travels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -16,19 +16,37 @@ pub struct Failure {
     pub guest: GuestState,
     /// What to do.
     pub advice: String,
+    /// The first [`Failure::ESCAPES`] pages that the audit found, with [`Code::Escape`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub escapes: Vec<Escape>,
 }
 
 impl Failure {
+    /// The most escapes that travel.
+    pub const ESCAPES: usize = 64;
+
     /// A failure with the guest's state unknown and no advice.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), guest: GuestState::Unknown, advice: String::new() }
+        Self {
+            code,
+            message: message.into(),
+            guest: GuestState::Unknown,
+            advice: String::new(),
+            escapes: Vec::new(),
+        }
     }
 
     /// The same with what the guest is doing.
     #[must_use]
     pub fn guest(self, guest: GuestState) -> Self {
         Self { guest, ..self }
+    }
+
+    /// The same with pages that escaped, of which the first [`ESCAPES`](Self::ESCAPES) are kept.
+    #[must_use]
+    pub fn escapes(self, escapes: impl IntoIterator<Item = Escape>) -> Self {
+        Self { escapes: escapes.into_iter().take(Self::ESCAPES).collect(), ..self }
     }
 
     /// The same with what to do.

@@ -9,7 +9,7 @@
 //!
 //! Every answer carries `schema` ([`SCHEMA`]); sizes are in bytes, times in milliseconds with a fraction. Whatever is
 //! refused answers `{"schema", "error": {code, message, guest, advice}}`, a [`Failure`]: what happened, what the guest is doing
-//! now, and what to do. [`Code`]s are stable.
+//! now, and what to do; with [`Code::Escape`] also the first pages that escaped. [`Code`]s are stable.
 //!
 //! The socket is its owner's alone: mode 0600 in a directory that nobody else may enter, and both ends ask the kernel
 //! who the other is. `curl --unix-socket PATH http://localhost/v1/status` works.
@@ -35,5 +35,6 @@ pub use server::Server;
 pub use service::Service;
 pub use socket::BindError;
 pub use wire::{
-    Check, CheckOutcome, Checkpoint, CheckpointRequest, Event, GuestState, Phase, Progress, SCHEMA, Status,
+    Advice, Check, CheckOutcome, Checkpoint, CheckpointRequest, Escape, Event, GuestState, Phase, Progress,
+    SCHEMA, Schedule, Status,
 };

@@ -71,10 +71,39 @@ pub struct Status {
     pub guest_pages_written: Option<u64>,
     /// Whether a checkpoint is being taken.
     pub checkpoint_running: bool,
+    /// The share of memory by which every checkpoint is audited, in percent; `None` where none is.
+    pub audit_percent: Option<f64>,
     /// Checkpoints completed.
     pub checkpoints: u64,
     /// The newest of them.
     pub last_checkpoint: Option<Checkpoint>,
+    /// The schedule by which checkpoints are taken by themselves.
+    pub schedule: Option<Schedule>,
+}
+
+/// Checkpoints by the clock.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Schedule {
+    /// Milliseconds from one to the next, as asked for.
+    pub every_ms: f64,
+    /// Which images stay; `None` for all.
+    pub keep: Option<String>,
+    /// Checkpoints taken by the schedule.
+    pub taken: u64,
+    /// Instants at which one was due and the one before was not done.
+    pub missed: u64,
+    /// Checkpoints that failed; the next one contained their pages.
+    pub failed: u64,
+    /// Images removed.
+    pub pruned: u64,
+    /// Whether checkpoints take longer than the interval.
+    pub behind: bool,
+    /// Milliseconds of the shortest interval that this guest and host sustain: the longest that one of the recent
+    /// checkpoints took.
+    pub shortest_interval_ms: Option<f64>,
+    /// What went wrong last.
+    pub last_failure: Option<String>,
 }
 
 /// What to take.
@@ -87,6 +116,10 @@ pub struct CheckpointRequest {
     /// Take a base with every page instead of an increment.
     #[serde(default)]
     pub full: bool,
+    /// Audit this checkpoint's cut, and the share of memory to watch from then on: `100%`, `1%`. The machine's own share
+    /// counts where it is larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<String>,
 }
 
 const fn first_schema() -> u32 {
@@ -95,7 +128,7 @@ const fn first_schema() -> u32 {
 
 impl Default for CheckpointRequest {
     fn default() -> Self {
-        Self { schema: SCHEMA, full: false }
+        Self { schema: SCHEMA, full: false, audit: None }
     }
 }
 
@@ -178,8 +211,61 @@ pub struct Checkpoint {
     pub audit_ms: Option<f64>,
     /// Milliseconds from request to durable image.
     pub total_ms: f64,
-    /// Pages that changed without being reported, found by the audit; `None` where no audit ran.
+    /// Pages that changed without being reported, found by the audit or the check; `None` where neither ran.
     pub escapes: Option<u64>,
+    /// Unreported pages that the audit compared; 0 if it was the first, which has nothing to compare with.
+    pub audit_pages: Option<u64>,
+    /// Bytes that the audit hashed.
+    pub audit_bytes: Option<u64>,
+    /// The share of memory that the audit watches until the next one, in percent.
+    pub audit_percent: Option<f64>,
+    /// Whether this audit was the first, and only took the hashes that the next one compares with.
+    pub audit_baseline: Option<bool>,
+    /// What the reported pages were checked with beside the audit: `uffd` or `hash`; `None` where with nothing.
+    pub check_with: Option<String>,
+    /// Pages that this check saw written; every one was reported, or there is no checkpoint.
+    pub check_pages: Option<u64>,
+    /// Milliseconds that the check took, the guest standing still.
+    pub check_ms: Option<f64>,
+    /// What would cost the guest less than the way of tracking in force.
+    pub advice: Vec<Advice>,
+}
+
+/// What would cost the guest less, with the two times by which that is known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Advice {
+    /// `standalone_bitmaps` or `stop_and_copy`.
+    pub kind: String,
+    /// One sentence for people.
+    pub text: String,
+    /// The share that led to it, in percent: of the written pages those in the backup bitmap, or of memory the written
+    /// pages.
+    pub share_percent: f64,
+    /// Milliseconds that a checkpoint costs the guest now.
+    pub now_ms: f64,
+    /// Milliseconds that it would cost instead.
+    pub instead_ms: f64,
+}
+
+/// A page that changed without being reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Escape {
+    /// The memslot.
+    pub slot: u32,
+    /// The page, counted from the slot's start.
+    pub page: u64,
+    /// The guest frame.
+    pub gfn: u64,
+    /// The guest-physical address of the page.
+    pub address: Option<u64>,
+    /// The source that reported the page last: `ring`, `bitmap`, `other` or `monitor`.
+    pub last_source: Option<String>,
+    /// How many checkpoints ago that was, at least.
+    pub last_epochs_ago: Option<u64>,
+    /// The sources of which one ought to have reported it.
+    pub ought: Vec<String>,
 }
 
 /// What a check came to.

@@ -45,10 +45,11 @@ fn measure(name: &str, tracking: Wish, hot: u64) {
         name: "pause".into(),
         memory: MEMORY,
         vcpus: 1,
+        its: 1,
         hypervisor: HypervisorWish::Kvm,
         tracking,
         boot: Boot::Guest(spec),
-        audit: false,
+        audit: None,
     };
     let machine = Machine::create(config, Box::new(io::sink())).expect("a machine");
     machine.resume().expect("a running guest");

@@ -11,7 +11,9 @@
 //! The disk is used before and after, never in between. A set that would not fit the memory set aside for copies is
 //! written to the store at once, in the rounds.
 
+mod audit;
 mod capture;
+mod cross;
 mod error;
 
 use std::sync::TryLockError;
@@ -19,14 +21,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use ringmark_dirty::DirtyPages;
-use ringmark_image::{BeginError, Finished, ImageId, ImageSpec, Layout, Store, Writer};
-use ringmark_track::{Audit, BySource, OpenEpoch};
+use ringmark_dirty::mutant::{self, Mutant};
+use ringmark_image::{BeginError, Finished, ImageId, ImageSpec, Layout, Store, WriteError, Writer};
+use ringmark_track::{Advice, AuditRate, BySource, Epoch, EpochCost, OpenEpoch};
 
 use crate::machine::{Checkpoints, Halt, Machine, Newest};
-use crate::ram::Ram;
 use crate::saved::{self, MachineSaved, Parts};
+use crate::working_set;
+use audit::Auditor;
 use capture::Capture;
 
+pub use audit::AuditOutcome;
+pub(crate) use cross::CrossCheck;
+pub use cross::{CheckOutcome, CheckWith, CheckWithError};
 pub use error::CheckpointError;
 
 /// Most rounds before the cut. Each at least halves what is left or is the last, so more would hardly change it.
@@ -39,6 +46,8 @@ const SMALL_ROUND: u64 = 512;
 pub struct CheckpointOptions {
     /// A base with every page, even where an increment is possible.
     pub full: bool,
+    /// Audit this cut, and how much of memory is watched from here on; the machine's own share counts where it is larger.
+    pub audit: Option<AuditRate>,
 }
 
 /// Where a checkpoint is.
@@ -88,19 +97,12 @@ pub struct Checkpoint {
     pub pause: Duration,
     /// The audit's share of the standstill.
     pub audit: Option<AuditOutcome>,
+    /// What a second look at the written pages came to; its time is not in the pause either.
+    pub check: Option<CheckOutcome>,
     /// From the request until the image was durable.
     pub total: Duration,
-}
-
-/// What an audit of a cut found.
-#[derive(Clone, Debug)]
-pub struct AuditOutcome {
-    /// How long it took, with the guest standing.
-    pub elapsed: Duration,
-    /// Pages compared; 0 at a base, which has nothing to be compared with.
-    pub pages: u64,
-    /// One number over all of memory.
-    pub digest: u64,
+    /// What would cost the guest less than this machine's way of tracking.
+    pub advice: Vec<Advice>,
 }
 
 impl Machine {
@@ -137,11 +139,16 @@ impl Machine {
         match result {
             // Whatever step noticed it first.
             Err(_) if self.threads.outcome().is_some() => Err(CheckpointError::Ended),
-            Err(CheckpointError::Escapes(escapes)) => {
+            Err(error @ CheckpointError::Write(WriteError::Parent(_))) => {
+                // An increment to what cannot be read would fail again.
+                state.newest = None;
+                Err(error)
+            }
+            Err(error @ (CheckpointError::Escapes(_) | CheckpointError::Unseen { .. })) => {
                 // The escaped pages are in no set and no image, and are perhaps writable still: only a base, with every
                 // page protected anew, is trustworthy now.
                 state.newest = None;
-                Err(CheckpointError::Escapes(escapes))
+                Err(error)
             }
             result => result,
         }
@@ -158,31 +165,75 @@ impl Machine {
         let parent = state.parent(store, options);
         let (writer, parent) = self.begin(store, parent)?;
         if parent.is_none() || !state.tracker.is_armed() {
+            // A base is read from memory alone. Not so an increment: what is still to come is in its parent.
+            self.ram.wait_until_whole()?;
             state.newest = None;
             state.audit = None;
             state.tracker.arm()?;
         }
-        let Checkpoints { tracker, stage, audited, audit, newest } = state;
+        let Checkpoints {
+            tracker,
+            stage,
+            audited,
+            audit,
+            newest,
+            advisor,
+            bitmaps_advised,
+            written_before,
+            check,
+        } = state;
+        let rate = options.audit.max(*audited);
+        let auditor = Auditor::new(rate, audit, tracker);
         stage.clear(Capture::budget(&self.ram));
         let mut capture = Capture::new(&self.ram, stage, writer, begun, progress);
 
         let mut epoch = tracker.open()?;
-        let rounds = rounds(&mut epoch, &mut capture, parent.is_none())?;
+        let mut written = DirtyPages::new(self.ram.slots());
+        let rounds = rounds(&mut epoch, &mut capture, parent.is_none(), &mut written)?;
 
         capture.say(Phase::Paused, 0, 0);
         let pause = Instant::now();
-        let stopped = epoch.cut().stop(Halt::new(self))?;
+        let mut stopped = epoch.cut().stop(Halt::new(self))?;
+        let mut running_bitmap = None;
+        if advisor.wants_split() {
+            let begun = Instant::now();
+            let (cut, pages) = stopped.collect_backup()?;
+            stopped = cut;
+            running_bitmap = Some((pages, begun.elapsed()));
+        }
         let (saved, state) = stopped.save_devices(|halt| Ok(halt.save()?))?;
         let sealed = saved.seal()?;
         let last_round = sealed.pages().len();
-        capture.stage(sealed.pages())?;
+        written.union_with(sealed.pages());
+        capture.last(sealed.pages())?;
         let audit_begun = Instant::now();
-        let outcome = if *audited { Some(observe(audit, &self.ram, sealed.epoch_pages())?) } else { None };
+        let outcome = auditor.observe(&self.ram, sealed.epoch_pages())?;
+        let checked = check.as_mut().map(|check| check.observe(sealed.epoch_pages())).transpose()?;
         let audit_time = audit_begun.elapsed();
         let epoch = sealed.resume()?;
         let pause = pause.elapsed().saturating_sub(audit_time);
 
-        let digest = outcome.as_ref().map(|o| o.digest);
+        let by_source = epoch.by_source();
+        let advice = if parent.is_some() {
+            advisor.observe(&EpochCost {
+                by_source,
+                running_bitmap,
+                memory_pages: self.ram.slots().total_pages(),
+                vcpus: self.facts().vcpus,
+                rounds,
+                copied: capture.copied(),
+                last_round,
+                pause,
+            })
+        } else {
+            Vec::new()
+        };
+        if let Some(advice) = advice.iter().find(|advice| matches!(advice, Advice::StandaloneBitmaps { .. }))
+        {
+            bitmaps_advised.get_or_insert_with(|| advice.to_string());
+        }
+
+        let digest = outcome.as_ref().and_then(|outcome| outcome.digest);
         let parts = Parts {
             hypervisor: self.facts().hypervisor,
             cpus: state.cpus,
@@ -190,12 +241,25 @@ impl Machine {
             serial: state.serial,
             guest: self.guest_config().copied(),
             digest,
+            bitmaps_advised: bitmaps_advised.clone(),
         };
         let machine = MachineSaved::new(parts).encode().map_err(CheckpointError::State)?;
-        let stored = capture.finish(saved::PART, &machine)?;
-        let by_source = epoch.by_source();
-        epoch.commit();
-        *newest = Some(Newest { image: stored.id, store: store.dir().to_owned() });
+        let mut epoch = Some(epoch);
+        if mutant::active(Mutant::CommitBeforeDurable) {
+            epoch.take().into_iter().for_each(Epoch::commit);
+        }
+        // Of two epochs: a guest that writes in bursts was perhaps idle in one.
+        let mut working_set = written.clone();
+        if let Some(before) = written_before {
+            working_set.union_with(before);
+        }
+        let working_set = working_set::encode(&working_set);
+        let stored = capture.finish(&[(saved::PART, &machine), (working_set::PART, &working_set)])?;
+        epoch.into_iter().for_each(Epoch::commit);
+        *written_before = Some(written);
+        if !mutant::active(Mutant::ParentNotAdvanced) || newest.is_none() {
+            *newest = Some(Newest { image: stored.id, store: store.location().to_owned() });
+        }
         Ok(Checkpoint {
             image: stored.id,
             parent,
@@ -205,7 +269,9 @@ impl Machine {
             last_round,
             pause,
             audit: outcome,
+            check: checked,
             total: begun.elapsed(),
+            advice,
         })
     }
 
@@ -224,8 +290,8 @@ impl Machine {
         };
         match store.begin(spec(parent)) {
             Ok(writer) => Ok((writer, parent)),
-            Err(BeginError::Parent(error)) => {
-                tracing::warn!(%error, "the image to go on from is gone: this checkpoint is a base");
+            Err(error @ (BeginError::Parent(_) | BeginError::Scattered { .. })) => {
+                tracing::warn!(%error, "the newest image cannot be gone on from: this checkpoint is a base");
                 Ok((store.begin(spec(None))?, None))
             }
             Err(error) => Err(error.into()),
@@ -251,13 +317,18 @@ impl Drop for Running<'_> {
 
 impl Checkpoints {
     fn parent(&self, store: &Store, options: CheckpointOptions) -> Option<ImageId> {
-        let newest = self.newest.as_ref().filter(|newest| newest.store == store.dir())?;
+        let newest = self.newest.as_ref().filter(|newest| newest.store == store.location())?;
         (!options.full && self.tracker.is_armed()).then_some(newest.image)
     }
 }
 
-/// Copies in rounds while the guest runs; returns how many.
-fn rounds(epoch: &mut OpenEpoch<'_>, capture: &mut Capture<'_>, base: bool) -> Result<u32, CheckpointError> {
+/// Copies in rounds while the guest runs; returns how many. Adds what the guest wrote to `written`.
+fn rounds(
+    epoch: &mut OpenEpoch<'_>,
+    capture: &mut Capture<'_>,
+    base: bool,
+    written: &mut DirtyPages,
+) -> Result<u32, CheckpointError> {
     let mut previous = u64::MAX;
     for round in 1..=MAX_ROUNDS {
         let pages = epoch.round()?;
@@ -265,6 +336,7 @@ fn rounds(epoch: &mut OpenEpoch<'_>, capture: &mut Capture<'_>, base: bool) -> R
         if base && round == 1 {
             capture.base(&pages)?;
         } else {
+            written.union_with(&pages);
             capture.live(&pages)?;
         }
         // What was written while this round was copied is about what the next would find: stop when it is little, or
@@ -277,22 +349,4 @@ fn rounds(epoch: &mut OpenEpoch<'_>, capture: &mut Capture<'_>, base: bool) -> R
     }
     capture.expect(previous);
     Ok(MAX_ROUNDS)
-}
-
-fn observe(
-    audit: &mut Option<Audit>,
-    ram: &Ram,
-    epoch: &DirtyPages,
-) -> Result<AuditOutcome, CheckpointError> {
-    let begun = Instant::now();
-    let (pages, digest) = if let Some(audit) = audit {
-        let report = audit.observe(ram, epoch)?;
-        if !report.escapes.is_empty() {
-            return Err(CheckpointError::Escapes(report.escapes));
-        }
-        (report.pages, audit.digest())
-    } else {
-        (0, audit.insert(Audit::begin(ram.slots(), ram)?).digest())
-    };
-    Ok(AuditOutcome { elapsed: begun.elapsed(), pages, digest })
 }

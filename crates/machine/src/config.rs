@@ -1,7 +1,7 @@
 //! What a machine is made of.
 
 use ringmark_guest::Pattern;
-use ringmark_track::Wish;
+use ringmark_track::{AuditRate, Wish};
 
 use crate::platform::HypervisorWish;
 
@@ -14,20 +14,23 @@ pub struct MachineConfig {
     pub memory: u64,
     /// vCPUs.
     pub vcpus: u32,
+    /// Interrupt translation services (ITS), of [`MAX_TRANSLATORS`] at most. Machines of arm64 have them, and those on the
+    /// engine, which follow its rules; on x86-64 there is no such thing and the number says nothing.
+    pub its: u32,
     /// Which hypervisor runs it.
     pub hypervisor: HypervisorWish,
     /// How its writes are tracked.
     pub tracking: Wish,
     /// What it runs.
     pub boot: Boot,
-    /// Whether every cut is audited.
-    pub audit: bool,
+    /// Whether every cut is audited, and how much of memory is watched then.
+    pub audit: Option<AuditRate>,
 }
 
 /// What a machine runs.
 #[derive(Clone, Debug)]
 pub enum Boot {
-    /// An ELF image with a PVH entry.
+    /// A kernel: on x86-64 an ELF image with a PVH entry, on arm64 a flat image with its header (`Image`).
     Kernel {
         /// The image's bytes.
         image: Vec<u8>,
@@ -50,6 +53,9 @@ pub struct GuestSpec {
     /// Determines the pattern, and tells its certificates from those of other machines.
     pub seed: u64,
 }
+
+/// The most interrupt translation services of a machine: a built-in guest programs as many.
+pub const MAX_TRANSLATORS: u32 = 4;
 
 /// The most vCPUs of a machine: a page holds as many certificates.
 pub const MAX_VCPUS: u32 = 64;

@@ -6,13 +6,15 @@
 //! ```text
 //!  Machine ─┬ CpuThreads    a thread a vCPU, and the gate at which they stop          threads, gate
 //!           ├ Clock         a device thread: the monitor writes guest memory too      clock
-//!           ├ Platform      /dev/kvm of x86-64, or the engine with arm64's rules      platform
+//!           ├ Platform      /dev/kvm, or the engine with arm64's rules                platform
 //!           ├ Ram           one memfd; what the monitor writes marks itself           ram, layout
+//!           ├ Loading       memory of a lazily restored machine, on its way              lazy, working_set
 //!           ├ Ports         serial console and ways to end                            devices
 //!           └ Checkpoints   tracker, staged page copies, what the next image goes on from    checkpoint, stage
 //! ```
 //!
-//! A machine runs an ELF image with a PVH entry, or a built-in guest of `ringmark-guest`, whose pages certify themselves. It
+//! A machine runs a kernel (on x86-64 an ELF image with a PVH entry, on arm64 a flat image), or a built-in guest of
+//! `ringmark-guest`, whose pages certify themselves. It
 //! is made paused, by [`Machine::create`] or [`Machine::restore`], and lives until it is dropped, its guest ends, or
 //! [`Machine::end`] is called.
 //!
@@ -25,7 +27,7 @@
 //! use ringmark_guest::Pattern;
 //! use ringmark_image::Store;
 //! use ringmark_machine::{Boot, CheckpointOptions, GuestSpec, HypervisorWish, Machine, MachineConfig};
-//! use ringmark_track::Wish;
+//! use ringmark_track::{AuditRate, Wish};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -33,10 +35,11 @@
 //!     name: "example".into(),
 //!     memory: 16 << 20,
 //!     vcpus: 2,
+//!     its: 1,
 //!     hypervisor: HypervisorWish::Engine,
 //!     tracking: Wish::Auto,
 //!     boot: Boot::Guest(GuestSpec { pattern: Pattern::Zipf, hot: 1 << 20, pace: 0, seed: 1 }),
-//!     audit: true,
+//!     audit: Some(AuditRate::EVERY_PAGE),
 //! };
 //! let machine = Machine::create(config, Box::new(io::sink()))?;
 //! machine.resume()?;
@@ -58,20 +61,29 @@ mod codec;
 mod config;
 mod cpu;
 mod gate;
+mod lazy;
 mod machine;
 mod platform;
 mod ram;
+mod registers;
 mod saved;
 mod stage;
 mod threads;
 mod words;
+mod working_set;
 
-pub use checkpoint::{AuditOutcome, Checkpoint, CheckpointError, CheckpointOptions, Phase, Progress};
-pub use config::{Boot, GuestSpec, MAX_VCPUS, MachineConfig};
+pub use checkpoint::{
+    AuditOutcome, CheckOutcome, CheckWith, CheckWithError, Checkpoint, CheckpointError, CheckpointOptions,
+    Phase, Progress,
+};
+pub use config::{Boot, GuestSpec, MAX_TRANSLATORS, MAX_VCPUS, MachineConfig};
 pub use cpu::{CpuError, End};
 pub use gate::StopTimeout;
+pub use lazy::{ArrivalProgress, LazyError, LoadCause, LoadError};
 pub use machine::{
-    CheckError, CheckReport, CreateError, Facts, Machine, PauseError, RestoreError, RestoreOptions, RunState,
+    CheckError, CheckReport, CreateError, Facts, Loading, Machine, PauseError, RestoreError, RestoreOptions,
+    RunError, RunState,
 };
 pub use platform::{Hypervisor, HypervisorWish, PlatformError};
 pub use ram::{MarkedMemory, Ram, RamError};
+pub use registers::SavedRegisters;

@@ -5,22 +5,26 @@ mod create;
 mod error;
 mod frame;
 mod halt;
+mod placement;
+mod reports;
 mod restore;
 mod seats;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use ringmark_dirty::DirtyPages;
 use ringmark_guest::{Config, Status};
 use ringmark_image::ImageId;
-use ringmark_track::{Audit, Chosen, Event, EventLog, Tracker};
+use ringmark_track::{Advisor, Audit, AuditRate, Chosen, Event, EventLog, Tracker};
 
+use crate::checkpoint::CrossCheck;
 use crate::clock::Clock;
-use crate::cpu::{CpuError, End};
+use crate::cpu::End;
 use crate::devices::Ports;
 use crate::gate::StopTimeout;
+use crate::lazy::{self, LoadError};
 use crate::platform::{Hypervisor, Platform};
 use crate::ram::Ram;
 use crate::stage::Stage;
@@ -28,9 +32,9 @@ use crate::threads::CpuThreads;
 use crate::words::RamWords;
 
 pub use check::{CheckError, CheckReport};
-pub use error::{CreateError, RestoreError};
+pub use error::{CreateError, RestoreError, RunError};
 pub(crate) use halt::Halt;
-pub use restore::RestoreOptions;
+pub use restore::{Loading, RestoreOptions};
 
 /// A machine that runs, or is stopped between two instructions.
 ///
@@ -50,6 +54,8 @@ pub struct Machine {
     pub(crate) checkpoints: Mutex<Checkpoints>,
     platform: Platform,
     ports: Arc<Ports>,
+    /// After everything that may wait for a page.
+    loading: Option<lazy::Loading>,
     pub(crate) ram: Ram,
     facts: Facts,
     run_state: Mutex<RunState>,
@@ -80,6 +86,8 @@ pub struct Facts {
     pub page_size: u64,
     /// The image it was restored from.
     pub restored_from: Option<ImageId>,
+    /// The share of memory that every cut is audited by.
+    pub audit: Option<AuditRate>,
 }
 
 /// What the operator asked of the vCPUs.
@@ -98,15 +106,23 @@ pub(crate) struct Checkpoints {
     pub(crate) stage: Stage,
     /// The image that the next increment goes on from.
     pub(crate) newest: Option<Newest>,
-    pub(crate) audited: bool,
+    /// The share of memory that every cut is audited by.
+    pub(crate) audited: Option<AuditRate>,
     pub(crate) audit: Option<Audit>,
+    pub(crate) advisor: Advisor,
+    /// Why stand-alone bitmaps would cost this machine less, as an earlier run or this one found: images carry it.
+    pub(crate) bitmaps_advised: Option<String>,
+    /// What the guest wrote in the last epoch.
+    pub(crate) written_before: Option<DirtyPages>,
+    pub(crate) check: Option<CrossCheck>,
 }
 
 /// An image and the store it is in: an increment needs its parent beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Newest {
     pub(crate) image: ImageId,
-    pub(crate) store: PathBuf,
+    /// Its path or URL.
+    pub(crate) store: String,
 }
 
 /// The guest could not be stopped or resumed.
@@ -195,7 +211,7 @@ impl Machine {
 
     /// How the machine ended, if it has.
     #[must_use]
-    pub fn outcome(&self) -> Option<Result<End, CpuError>> {
+    pub fn outcome(&self) -> Option<Result<End, RunError>> {
         self.threads.outcome()
     }
 
@@ -203,13 +219,17 @@ impl Machine {
     ///
     /// # Errors
     /// If a vCPU could not go on.
-    pub fn wait(&self) -> Result<End, CpuError> {
+    pub fn wait(&self) -> Result<End, RunError> {
         self.threads.wait()
     }
 
     /// Ends the machine from outside.
     pub fn end(&self) {
         self.threads.end();
+        // Nobody waits for a slow store to let a machine go that is no more.
+        if let Some(loading) = &self.loading {
+            loading.arrival().abandon();
+        }
     }
 
     /// Pages that the built-in guest's vCPUs have written; `None` for a kernel of the operator's.
@@ -220,7 +240,28 @@ impl Machine {
         (0..config.writers).map(written).sum::<Result<u64, _>>().ok()
     }
 
+    /// Waits until every page of a lazily restored machine is there; the guest runs on meanwhile.
+    ///
+    /// # Errors
+    /// A page that cannot be had, or the machine's end.
+    pub fn wait_until_whole(&self) -> Result<(), LoadError> {
+        self.ram.wait_until_whole()
+    }
+
+    /// From here on a page that cannot be had ends the machine.
+    fn ends_without_its_memory(&self) -> Result<(), LoadError> {
+        let Some(loading) = &self.loading else { return Ok(()) };
+        let ender = self.threads.ender();
+        loading.arrival().ends_by(Box::new(move |error| ender.end(Err(error.into()))))
+    }
+
     fn lock_run_state(&self) -> MutexGuard<'_, RunState> {
         self.run_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -8,15 +8,17 @@ use std::sync::Arc;
 
 use ringmark_abi::{Errno, MemoryRegion, Vm, mem};
 use ringmark_kvm::OpenError;
-
-use crate::cpu::Opaque;
-use crate::machine::CreateError;
-use crate::ram::Ram;
+use ringmark_track::{KernelWrites, Mapping, Needs};
 
 use ringmark_dirty::PageSize;
 
-pub(crate) use kvm::{KvmCpu, KvmPlatform, enter_pvh, restore_vcpu};
-pub(crate) use soft::{SoftCpu, SoftPlatform};
+use crate::cpu::Opaque;
+use crate::layout::AddressMap;
+use crate::machine::CreateError;
+use crate::ram::Ram;
+
+pub(crate) use kvm::{KvmCpu, KvmPlatform, Start, enter, load_guest, load_kernel, wait_for_start};
+pub(crate) use soft::{SoftCpu, SoftPlatform, Wiring};
 
 /// Which hypervisor a machine asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +53,15 @@ impl Hypervisor {
     }
 }
 
+/// What of a machine its hypervisor has to make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// vCPUs.
+    pub(crate) vcpus: u32,
+    /// Interrupt translation services; a PC has none, whatever is asked for.
+    pub(crate) translators: u32,
+}
+
 /// A hypervisor could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum PlatformError {
@@ -79,9 +90,12 @@ pub enum PlatformError {
     /// A guest program cannot be placed in memory.
     #[error("the built-in guest does not fit: {0}")]
     Guest(#[from] ringmark_guest::ConfigError),
-    /// This host's processor is not one that the hypervisor backend knows.
-    #[error("machines on KVM need an x86-64 host; use --hypervisor engine")]
-    Architecture,
+    /// The built-in guest cannot be given its interrupt controller.
+    #[error("the built-in guest's interrupt tables do not fit: {0}")]
+    Interrupts(#[from] ringmark_guest::InterruptsConfigError),
+    /// A part of another hypervisor's machine was asked for.
+    #[error("this machine is one of the other hypervisor's")]
+    OtherHypervisor,
 }
 
 impl PlatformError {
@@ -134,6 +148,22 @@ impl Platform {
         }
     }
 
+    /// What tracking has to cope with here.
+    pub(crate) fn needs(&self) -> Needs {
+        match self {
+            Self::Kvm(_) => Needs { kernel_writes: kvm::KERNEL_WRITES, mapping: Mapping::HugePages },
+            // Its pages are logged one by one, however this process maps them.
+            Self::Soft(_) => {
+                Needs { kernel_writes: KernelWrites::InterruptTables, mapping: Mapping::SmallPages }
+            }
+        }
+    }
+
+    /// Where its machines have their memory.
+    pub(crate) fn address_map(&self) -> AddressMap {
+        address_map(self.hypervisor())
+    }
+
     pub(crate) fn vm(&self) -> Arc<dyn Vm> {
         match self {
             Self::Kvm(kvm) => Arc::new(kvm.vm().clone()),
@@ -145,7 +175,7 @@ impl Platform {
     pub(crate) fn kvm(&self) -> Result<&KvmPlatform, PlatformError> {
         match self {
             Self::Kvm(kvm) => Ok(kvm),
-            Self::Soft(_) => Err(PlatformError::Architecture),
+            Self::Soft(_) => Err(PlatformError::OtherHypervisor),
         }
     }
 
@@ -153,7 +183,7 @@ impl Platform {
     pub(crate) fn soft(&mut self) -> Result<&mut SoftPlatform, PlatformError> {
         match self {
             Self::Soft(soft) => Ok(soft),
-            Self::Kvm(_) => Err(PlatformError::Architecture),
+            Self::Kvm(_) => Err(PlatformError::OtherHypervisor),
         }
     }
 
@@ -163,6 +193,31 @@ impl Platform {
             Self::Kvm(kvm) => kvm.save(),
             Self::Soft(soft) => soft.save(),
         }
+    }
+}
+
+/// Where machines of `hypervisor` have their memory. On the engine that is the same on every host, and so are its images.
+pub(crate) const fn address_map(hypervisor: Hypervisor) -> AddressMap {
+    match hypervisor {
+        Hypervisor::Kvm => kvm::MAP,
+        Hypervisor::Engine => AddressMap::Pc,
+    }
+}
+
+/// Where an interrupt controller has its frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ControllerFrames {
+    pub(crate) distributor: u64,
+    pub(crate) redistributors: u64,
+    /// Of the first translation service; each further one lies 128 KiB behind the one before it.
+    pub(crate) translators: u64,
+}
+
+/// The frames of an interrupt controller that built-in guests program; a PC's is none of these.
+pub(crate) fn controller_frames(hypervisor: Hypervisor) -> Option<ControllerFrames> {
+    match hypervisor {
+        Hypervisor::Kvm => kvm::FRAMES,
+        Hypervisor::Engine => Some(soft::FRAMES),
     }
 }
 

@@ -6,8 +6,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
 use ringmark_track::{MemoryError, MonitorLog, SlotLog};
+use ringmark_uffd::Faults;
 use rustix::fs::{MemfdFlags, SeekFrom};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
@@ -16,6 +18,7 @@ use vm_memory::{
 };
 
 use crate::layout::RamLayout;
+use crate::lazy::{Arrival, ArrivalProgress, Contents, LazyError, LoadError};
 
 /// Guest memory that marks what the monitor writes through it.
 pub type MarkedMemory = GuestMemoryMmap<SlotLog>;
@@ -27,6 +30,8 @@ pub type MarkedMemory = GuestMemoryMmap<SlotLog>;
 /// bitmap marks a page after the write; vCPUs write through the mapping itself and are seen by their rings.
 #[derive(Clone, Debug)]
 pub struct Ram {
+    /// Pages that are still to come.
+    arrival: Option<Arc<Arrival>>,
     layout: RamLayout,
     table: SlotTable,
     log: MonitorLog,
@@ -83,7 +88,49 @@ impl Ram {
             offset += size;
         }
         let guest = GuestMemoryMmap::from_regions(regions).map_err(|e| RamError::Map(e.to_string()))?;
-        Ok(Self { layout, table, log, guest, file })
+        Ok(Self { arrival: None, layout, table, log, guest, file })
+    }
+
+    /// Makes every page of this memory, which is fresh, one that arrives from `contents` while the guest runs. Faults are
+    /// answered once [`Loading`](crate::lazy::Loading) has started.
+    pub(crate) fn arrive_from(
+        &mut self,
+        contents: Box<dyn Contents>,
+        faults: Faults,
+    ) -> Result<Arc<Arrival>, LazyError> {
+        let arrival = Arrival::begin(self, contents, faults)?;
+        self.arrival = Some(Arc::clone(&arrival));
+        Ok(arrival)
+    }
+
+    /// How far this memory has arrived; `None` where it was there from the start.
+    #[must_use]
+    pub fn arrival(&self) -> Option<ArrivalProgress> {
+        self.arrival.as_ref().map(|arrival| arrival.progress())
+    }
+
+    /// Waits until every page is there.
+    pub(crate) fn wait_until_whole(&self) -> Result<(), LoadError> {
+        match &self.arrival {
+            Some(arrival) if !mutant::active(Mutant::AbsentPagesTakenForZero) => arrival.wait(),
+            _ => Ok(()),
+        }
+    }
+
+    /// `pages` without those that are still to come: nobody can have written them.
+    pub(crate) fn without_outstanding(&self, pages: &DirtyPages) -> DirtyPages {
+        let mut rest = pages.clone();
+        if let Some(arrival) = &self.arrival {
+            rest.subtract(&arrival.outstanding(&self.table));
+        }
+        rest
+    }
+
+    /// Returns when whole pages of `slot` of `bytes` bytes, from page `offset` on, are in the memory file.
+    fn bring(&self, slot: SlotId, offset: u64, bytes: usize) -> Result<(), MemoryError> {
+        let Some(arrival) = &self.arrival else { return Ok(()) };
+        let count = (bytes as u64).div_ceil(self.layout.page_size().bytes());
+        arrival.bring(slot, offset, count).map_err(|e| MemoryError { slot, offset, error: e.into() })
     }
 
     /// Slots and page size.
@@ -128,31 +175,23 @@ impl Ram {
     /// Copies whole pages of `slot`, from page `offset` on, into `buffer`.
     ///
     /// # Errors
-    /// If the pages do not lie in the slot.
+    /// If the pages do not lie in the slot, or are still to come and cannot be had.
     pub fn read_pages(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
         let start = self.address(slot, offset).ok_or_else(|| outside(slot, offset))?;
+        self.bring(slot, offset, buffer.len())?;
         self.guest.read_slice(buffer, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
     }
 
     /// Copies whole pages as [`read_pages`](Self::read_pages) does, but through the memory file: a read of a hole through
-    /// the mapping would fill it, and so cost memory (`shmem_fault`), and one through the file does not.
+    /// the mapping would fill it, and so cost memory (`shmem_fault`), and one through the file does not. A page that is
+    /// still to come is brought first: the file has a hole in its place, too.
     ///
     /// # Errors
-    /// If the pages do not lie in the slot, or the file cannot be read.
+    /// If the pages do not lie in the slot, cannot be had, or the file cannot be read.
     pub fn peek_pages(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        let page = self.layout.page_size();
-        let before =
-            self.layout.ranges().take_while(|(id, ..)| *id != slot).map(|(.., size)| size).sum::<u64>();
-        let slot_bytes = self.table.get(slot).map_or(0, |s| s.npages << page.shift());
-        let start = offset
-            .checked_mul(page.bytes())
-            .filter(|start| start.checked_add(buffer.len() as u64).is_some_and(|end| end <= slot_bytes));
-        let start = start.ok_or_else(|| outside(slot, offset))?;
-        self.file.read_exact_at(buffer, before + start).map_err(|e| MemoryError {
-            slot,
-            offset,
-            error: e.into(),
-        })
+        let start = self.place(slot, offset, buffer.len() as u64).ok_or_else(|| outside(slot, offset))?;
+        self.bring(slot, offset, buffer.len())?;
+        self.file.read_exact_at(buffer, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
     }
 
     /// Writes whole pages of `slot`, from page `offset` on, and marks them as written by the monitor.
@@ -164,7 +203,24 @@ impl Ram {
         self.guest.write_slice(bytes, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
     }
 
-    /// The pages that hold data: all but the holes of the memfd.
+    /// Whether the file has no hole in the `bytes` bytes from page `offset` of `slot` on.
+    fn is_present(&self, slot: SlotId, offset: u64, bytes: u64) -> bool {
+        let Some(start) = self.place(slot, offset, bytes) else { return false };
+        let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(start));
+        hole.is_ok_and(|hole| hole >= start + bytes)
+    }
+
+    /// Where in the file the `bytes` bytes from page `offset` of `slot` on are; `None` if they do not lie in the slot.
+    fn place(&self, slot: SlotId, offset: u64, bytes: u64) -> Option<u64> {
+        let page = self.layout.page_size();
+        let before =
+            self.layout.ranges().take_while(|(id, ..)| *id != slot).map(|(.., size)| size).sum::<u64>();
+        let slot_bytes = self.table.get(slot)?.npages << page.shift();
+        let start = offset.checked_mul(page.bytes())?;
+        (start.checked_add(bytes)? <= slot_bytes).then_some(before + start)
+    }
+
+    /// The pages that hold data: all but the holes of the memfd. Nothing may be still to come.
     ///
     /// A hole is a page that nobody ever wrote or read: it is zero. tmpfs counts a page that was swapped out as data, so
     /// this does not take swapped pages for absent ones as `mincore` does.
@@ -172,6 +228,9 @@ impl Ram {
     /// # Errors
     /// If the kernel cannot walk the file.
     pub fn present(&self) -> io::Result<DirtyPages> {
+        if mutant::active(Mutant::UnmappedTakenForHole) {
+            return self.mapped();
+        }
         let mut present = DirtyPages::new(&self.table);
         let page = self.layout.page_size();
         let mut base = 0;
@@ -186,6 +245,25 @@ impl Ram {
             base += size;
         }
         Ok(present)
+    }
+}
+
+impl Ram {
+    /// Only for a mutant: the pages that this process has mapped, which are not all that hold data.
+    fn mapped(&self) -> io::Result<DirtyPages> {
+        let mut mapped = DirtyPages::new(&self.table);
+        let pagemap = File::open("/proc/self/pagemap")?;
+        for (slot, region) in self.table.iter().zip(self.guest.iter()) {
+            let first = self.layout.page_size().pages_in(region.as_ptr().addr() as u64);
+            for offset in 0..slot.npages {
+                let mut entry = [0; 8];
+                pagemap.read_exact_at(&mut entry, (first + offset) * 8)?;
+                if entry[7] & 0x80 != 0 {
+                    mapped.insert(slot.id, offset).map_err(io::Error::other)?;
+                }
+            }
+        }
+        Ok(mapped)
     }
 }
 
@@ -217,5 +295,35 @@ impl ringmark_track::Memory for Ram {
 
     fn read(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
         self.peek_pages(slot, offset, buffer)
+    }
+
+    fn read_run(&self, slot: SlotId, offset: u64, run: &mut [u8]) -> Result<(), MemoryError> {
+        // More than twice as fast, where it fills no hole.
+        if self.is_present(slot, offset, run.len() as u64) {
+            self.read_pages(slot, offset, run)
+        } else {
+            self.peek_pages(slot, offset, run)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::AddressMap;
+
+    /// As after swapping, or a restart of whoever mapped it: data that this process has not mapped is data.
+    #[test]
+    fn a_page_that_is_not_mapped_here_is_no_hole() {
+        let size =
+            PageSize::new(rustix::param::page_size() as u64).unwrap_or_else(|| unreachable!("of Linux"));
+        let layout = RamLayout::new(AddressMap::Board, 64 << 20, size).unwrap_or_else(|e| panic!("{e}"));
+        let ram = Ram::new(layout).unwrap_or_else(|e| panic!("{e}"));
+        ram.file.write_all_at(b"data", 3 * size.bytes()).unwrap_or_else(|e| panic!("{e}"));
+        let present = ram.present().unwrap_or_else(|e| panic!("{e}"));
+        let slot =
+            ram.table.iter().next().map(|slot| slot.id).unwrap_or_else(|| unreachable!("there is memory"));
+        assert!(present.contains(slot, 3), "page 3 holds data and was taken for a hole");
+        assert_eq!(present.len(), 1);
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct MachineSaved {
     pub(crate) mailbox: Option<u64>,
     /// XXH3 over the hashes of all pages at the cut, if it was audited.
     pub(crate) digest: Option<u64>,
+    /// Why stand-alone bitmaps would cost this machine less than rings with a backup bitmap, if that was found.
+    #[serde(default)]
+    pub(crate) bitmaps_advised: Option<String>,
 }
 
 /// The parts of a [`MachineSaved`].
@@ -38,6 +41,7 @@ pub(crate) struct Parts {
     pub(crate) serial: SerialSaved,
     pub(crate) guest: Option<Config>,
     pub(crate) digest: Option<u64>,
+    pub(crate) bitmaps_advised: Option<String>,
 }
 
 impl MachineSaved {
@@ -51,6 +55,7 @@ impl MachineSaved {
             serial: parts.serial,
             mailbox: parts.guest.map(|config| config.mailbox),
             digest: parts.digest,
+            bitmaps_advised: parts.bitmaps_advised,
         }
     }
 

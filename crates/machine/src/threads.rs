@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::cpu::{Cpu, CpuError, End, Opaque, Return};
 use crate::gate::{Gate, Pass, StopTimeout};
+use crate::machine::RunError;
 
 /// How long a stop waits for vCPUs. A kick takes microseconds; a vCPU behind a drain of its ring, milliseconds.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -38,7 +39,7 @@ pub(crate) struct CpuStateError {
 /// How the machine ended, or nothing while it lives.
 #[derive(Debug, Default)]
 struct Outcome {
-    ended: Mutex<Option<Result<End, CpuError>>>,
+    ended: Mutex<Option<Result<End, RunError>>>,
     changed: Condvar,
 }
 
@@ -111,7 +112,7 @@ impl CpuThreads {
 
     /// How the machine ended, if it has.
     #[must_use]
-    pub(crate) fn outcome(&self) -> Option<Result<End, CpuError>> {
+    pub(crate) fn outcome(&self) -> Option<Result<End, RunError>> {
         lock(&self.outcome.ended).clone()
     }
 
@@ -119,7 +120,7 @@ impl CpuThreads {
     ///
     /// # Errors
     /// If it ended because a vCPU could not go on.
-    pub(crate) fn wait(&self) -> Result<End, CpuError> {
+    pub(crate) fn wait(&self) -> Result<End, RunError> {
         let mut ended = lock(&self.outcome.ended);
         loop {
             if let Some(outcome) = ended.clone() {
@@ -131,7 +132,31 @@ impl CpuThreads {
 
     /// Ends the machine from outside.
     pub(crate) fn end(&self) {
-        self.outcome.set(Ok(End::Stopped));
+        self.ender().end(Ok(End::Stopped));
+    }
+
+    /// What ends the machine, to be kept by whoever may have to.
+    pub(crate) fn ender(&self) -> Ender {
+        Ender {
+            outcome: Arc::clone(&self.outcome),
+            gate: Arc::clone(&self.gate),
+            kicks: Arc::clone(&self.kicks),
+        }
+    }
+}
+
+/// Ends a machine, from any thread.
+pub(crate) struct Ender {
+    outcome: Arc<Outcome>,
+    gate: Arc<Gate>,
+    kicks: Arc<Vec<Kick>>,
+}
+
+impl Ender {
+    /// Ends the machine with `outcome`, unless it has ended. On return no vCPU enters the guest any more, and each that is in
+    /// it was told to leave.
+    pub(crate) fn end(&self, outcome: Result<End, RunError>) {
+        self.outcome.set(outcome);
         self.gate.end(|| kick_all(&self.kicks));
     }
 }
@@ -162,7 +187,7 @@ fn kick_all(kicks: &[Kick]) {
 
 impl Outcome {
     /// The first outcome stays.
-    fn set(&self, outcome: Result<End, CpuError>) {
+    fn set(&self, outcome: Result<End, RunError>) {
         lock(&self.ended).get_or_insert(outcome);
         self.changed.notify_all();
     }
@@ -187,7 +212,7 @@ impl CpuThread {
         }
     }
 
-    fn guest_loop(&self) -> Option<Result<End, CpuError>> {
+    fn guest_loop(&self) -> Option<Result<End, RunError>> {
         loop {
             if self.gate.pass() == Pass::End {
                 return None;
@@ -198,11 +223,11 @@ impl CpuThread {
                 Ok(Return::RingFull) => {
                     if let Err(what) = (self.drain)() {
                         let vcpu = u32::try_from(self.index).unwrap_or(u32::MAX);
-                        return Some(Err(CpuError { vcpu, what }));
+                        return Some(Err(CpuError { vcpu, what }.into()));
                     }
                 }
                 Ok(Return::End(end)) => return Some(Ok(end)),
-                Err(error) => return Some(Err(error)),
+                Err(error) => return Some(Err(error.into())),
             }
         }
     }
@@ -212,7 +237,7 @@ impl Drop for CpuThread {
     fn drop(&mut self) {
         if thread::panicking() {
             let vcpu = u32::try_from(self.index).unwrap_or(u32::MAX);
-            self.outcome.set(Err(CpuError { vcpu, what: "its thread panicked".into() }));
+            self.outcome.set(Err(CpuError { vcpu, what: "its thread panicked".into() }.into()));
             self.gate.end(|| kick_all(&self.kicks));
         }
         self.gate.leave();

@@ -23,6 +23,23 @@ pub(crate) struct Tool {
     pub(crate) package: &'static str,
 }
 
+/// A package whose tests run in the lab.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tested {
+    pub(crate) package: &'static str,
+    /// Which of its test programs; all, unless they are named.
+    targets: Option<&'static [&'static str]>,
+    /// Features of the package that they are built with.
+    pub(crate) features: &'static [&'static str],
+}
+
+impl Tested {
+    /// Whether the test program of this target is wanted.
+    pub(crate) fn wants(self, target: &str) -> bool {
+        self.targets.is_none_or(|targets| targets.contains(&target))
+    }
+}
+
 impl Arch {
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -111,11 +128,24 @@ impl Arch {
         }
     }
 
-    /// Packages whose tests run in the lab beside the suite: those that no other machine here can run.
-    pub(crate) const fn tested(self) -> &'static [&'static str] {
+    /// Tests that run in the lab beside the suite: those that no other machine here can run.
+    pub(crate) const fn tested(self) -> &'static [Tested] {
         match self {
-            Self::Arm64 => &["ringmark-kvm"],
-            Self::X86 => &["ringmark-kvm"],
+            Self::Arm64 => &[
+                Tested { package: "ringmark-kvm", targets: None, features: &[] },
+                Tested { package: "ringmark-probe", targets: None, features: &[] },
+                Tested { package: "ringmark-guest", targets: Some(&["arm64"]), features: &[] },
+                Tested {
+                    package: "ringmark-machine",
+                    targets: Some(&["arm64"]),
+                    // With the order of tables and bitmap reversed on purpose, too.
+                    features: &["mutants"],
+                },
+            ],
+            Self::X86 => &[
+                Tested { package: "ringmark-kvm", targets: None, features: &[] },
+                Tested { package: "ringmark-probe", targets: None, features: &[] },
+            ],
         }
     }
 

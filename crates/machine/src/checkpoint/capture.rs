@@ -1,7 +1,8 @@
 //! Where a checkpoint's pages go: into memory first, from there into the store.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{DirtyPages, SlotId};
 use ringmark_image::{Finished, Writer};
 
@@ -19,6 +20,7 @@ pub(super) struct Capture<'a> {
     writer: Writer,
     begun: Instant,
     progress: &'a mut dyn FnMut(Progress),
+    copied: (u64, Duration),
 }
 
 impl<'a> Capture<'a> {
@@ -34,7 +36,7 @@ impl<'a> Capture<'a> {
         begun: Instant,
         progress: &'a mut dyn FnMut(Progress),
     ) -> Self {
-        Self { ram, stage, writer, begun, progress }
+        Self { ram, stage, writer, begun, progress, copied: (0, Duration::ZERO) }
     }
 
     pub(super) fn say(&mut self, phase: Phase, pages: u64, total: u64) {
@@ -56,14 +58,18 @@ impl<'a> Capture<'a> {
         self.live(&data)
     }
 
-    /// A round while the guest runs: to memory if it fits there, else to the store at once.
+    /// A round while the guest runs: to memory if it fits there, else to the store at once. Pages of a lazily restored
+    /// memory that are still to come are as the parent has them, also where a whole slot is suspected.
     ///
     /// A page that memory holds is always copied over its older copy: memory is written to the store last, and of a page
     /// that is put twice the last one counts.
     pub(super) fn live(&mut self, pages: &DirtyPages) -> Result<(), CheckpointError> {
+        let pages = &self.ram.without_outstanding(pages);
         self.say(Phase::Copying, 0, pages.len());
         let (held, fresh) = self.stage.split(pages);
-        self.stage(&held)?;
+        if !mutant::active(Mutant::OlderCopyWins) {
+            self.stage(&held)?;
+        }
         let count = usize::try_from(fresh.len()).unwrap_or(usize::MAX);
         if self.stage.len().saturating_add(count) <= Self::budget(self.ram) {
             self.stage(&fresh)?;
@@ -80,9 +86,24 @@ impl<'a> Capture<'a> {
         self.stage.reserve(usize::try_from(pages.min(room)).unwrap_or(usize::MAX));
     }
 
+    /// Copies the last pages, while the guest stands.
+    pub(super) fn last(&mut self, pages: &DirtyPages) -> Result<(), CheckpointError> {
+        let pages = self.ram.without_outstanding(pages);
+        self.stage(&pages)
+    }
+
     /// Copies `pages` to memory.
-    pub(super) fn stage(&mut self, pages: &DirtyPages) -> Result<(), CheckpointError> {
-        Ok(self.stage.copy(self.ram, pages)?)
+    fn stage(&mut self, pages: &DirtyPages) -> Result<(), CheckpointError> {
+        let begun = Instant::now();
+        self.stage.copy(self.ram, pages)?;
+        self.copied.0 += pages.len();
+        self.copied.1 += begun.elapsed();
+        Ok(())
+    }
+
+    /// Pages copied to memory so far, and how long it took.
+    pub(super) const fn copied(&self) -> (u64, Duration) {
+        self.copied
     }
 
     /// Writes `pages`, none of which memory holds, to the store.
@@ -107,8 +128,8 @@ impl<'a> Capture<'a> {
         Ok(())
     }
 
-    /// Writes what memory holds, and the machine's state, and makes the image durable.
-    pub(super) fn finish(mut self, part: &str, state: &[u8]) -> Result<Finished, CheckpointError> {
+    /// Writes what memory holds, and the parts of the machine's state, and makes the image durable.
+    pub(super) fn finish(mut self, parts: &[(&str, &[u8])]) -> Result<Finished, CheckpointError> {
         let total = self.stage.len() as u64;
         let page = usize::try_from(self.ram.layout().page_size().bytes()).unwrap_or(usize::MAX);
         let mut done = 0;
@@ -128,7 +149,9 @@ impl<'a> Capture<'a> {
             }
             Ok::<_, CheckpointError>(())
         })?;
-        self.writer.put_state(part, state)?;
+        for (name, bytes) in parts {
+            self.writer.put_state(name, bytes)?;
+        }
         self.say(Phase::Syncing, total, total);
         Ok(self.writer.finish()?)
     }

@@ -1,7 +1,7 @@
 //! Why a checkpoint was not taken.
 
 use ringmark_image::{BeginError, LayoutError, WriteError};
-use ringmark_track::{CutError, Escape, MemoryError, RoundError, TrackError};
+use ringmark_track::{CutError, Escape, MemoryError, RoundError, SourceError, TrackError};
 
 /// Why a checkpoint was not taken.
 ///
@@ -40,16 +40,44 @@ pub enum CheckpointError {
     /// The holes of guest memory could not be found.
     #[error("the memory file could not be walked: {0}")]
     Holes(std::io::Error),
+    /// A base needs all of memory, and some of a lazily restored one did not come.
+    #[error("a base needs all of memory: {0}")]
+    Load(#[from] crate::lazy::LoadError),
     /// State that cannot be written down.
     #[error("the machine's state cannot be encoded: {0}")]
     State(String),
+    /// The second look at the written pages failed.
+    #[error("the check of what was written failed: {0}")]
+    Check(#[source] SourceError),
+    /// The second look saw pages written that were not reported.
+    #[error(
+        "{} pages were written, as a check with {with} saw, though no source reported them: {}{}; the image was discarded and \
+         the next checkpoint is a base",
+        .escapes.len(),
+        .escapes.first().map(ToString::to_string).unwrap_or_default(),
+        if .escapes.len() > 1 { ", and others" } else { "" }
+    )]
+    Unseen {
+        /// What saw them.
+        with: super::CheckWith,
+        /// The pages.
+        escapes: Vec<Escape>,
+    },
     /// The audit found pages that changed without being reported.
     #[error(
-        "the audit found {} pages that changed though no source reported them: {}{}; the image was discarded and the next \
+        "the audit found {} pages that changed though no source reported them: {}; the image was discarded and the next \
          checkpoint is a base",
         .0.len(),
-        .0.first().map(ToString::to_string).unwrap_or_default(),
-        if .0.len() > 1 { ", and others" } else { "" }
+        first_of(.0)
     )]
     Escapes(Vec<Escape>),
+}
+
+/// The first few, and how many more there are.
+fn first_of(escapes: &[Escape]) -> String {
+    const NAMED: usize = 3;
+    let named: Vec<String> = escapes.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = escapes.len().saturating_sub(NAMED);
+    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    named.join("; ") + &rest
 }

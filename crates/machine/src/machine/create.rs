@@ -2,21 +2,16 @@
 
 use std::sync::Arc;
 
-use ringmark_guest::{Config, Control, Program};
+use ringmark_guest::{Config, Program};
 
 use super::frame::{Frame, MachineParts, Vcpus, host_page_size};
+use super::placement::publish;
 use super::seats::{kvm_seat, soft_seat};
 use super::{CreateError, Machine};
-use crate::boot::elf;
-use crate::boot::pvh::{self, Handoff};
-use crate::config::{Boot, GuestSpec, MAX_VCPUS, MachineConfig};
+use crate::config::{Boot, GuestSpec, MAX_TRANSLATORS, MAX_VCPUS, MachineConfig};
 use crate::devices::{Console, Ports, SerialPort, attended};
 use crate::layout::RamLayout;
-use crate::platform::{self, Hypervisor, KvmCpu, PlatformError, SoftCpu, SoftPlatform};
-use crate::words::RamWords;
-
-/// First byte that is nobody's: the first MiB belongs to the boot protocol and the mailbox.
-const FIRST_FREE: u64 = 1 << 20;
+use crate::platform::{self, Hypervisor, KvmCpu, PlatformError, Shape, SoftCpu, Start};
 
 impl Machine {
     /// A new machine, complete and paused before its first instruction. Its console's output goes to `console`.
@@ -28,24 +23,35 @@ impl Machine {
         if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
             return Err(CreateError::Vcpus(config.vcpus));
         }
-        let layout = RamLayout::new(config.memory, host_page_size()?)?;
+        if config.its > MAX_TRANSLATORS {
+            return Err(CreateError::Translators(config.its));
+        }
+        let page_size = host_page_size()?;
+        let layout = |map| Ok(RamLayout::new(map, config.memory, page_size)?);
         let kernel = matches!(config.boot, Boot::Kernel { .. });
-        let mut frame = Frame::new(layout, config.hypervisor, config.tracking, kernel)?;
+        let mut frame = Frame::new(layout, config.hypervisor, config.tracking, kernel, None)?;
+        let shape = Shape { vcpus: config.vcpus, translators: config.its };
         let (vcpus, guest) = match &config.boot {
             Boot::Kernel { image, command_line } => {
-                let loaded = elf::load(frame.ram.guest(), image)?;
-                let handoff = pvh::write(frame.ram.guest(), frame.ram.layout(), &loaded, command_line)?;
-                (frame.kvm_vcpus(config.vcpus, &handoff, false, console)?, None)
+                let start = platform::load_kernel(&frame.ram, shape, image, command_line)?;
+                (frame.kvm_vcpus(shape, &start, false, console)?, None)
             }
             Boot::Guest(spec) => {
                 let (vcpus, guest) = match frame.platform.hypervisor() {
-                    Hypervisor::Kvm => frame.bare_metal(spec, config.vcpus, console)?,
-                    Hypervisor::Engine => frame.software(spec, config.vcpus, console)?,
+                    Hypervisor::Kvm => frame.bare_metal(spec, shape, console)?,
+                    Hypervisor::Engine => frame.software(spec, shape, console)?,
                 };
                 (vcpus, Some(guest))
             }
         };
-        let parts = MachineParts { vcpus, guest, newest: None, audited: config.audit, audit: None };
+        let parts = MachineParts {
+            vcpus,
+            guest,
+            newest: None,
+            audited: config.audit,
+            audit: None,
+            bitmaps_advised: None,
+        };
         frame.finish(config.name, parts)
     }
 }
@@ -55,97 +61,58 @@ impl Frame {
     fn bare_metal(
         &mut self,
         spec: &GuestSpec,
-        vcpus: u32,
+        shape: Shape,
         console: Console,
     ) -> Result<(Vcpus, Config), CreateError> {
-        let loaded = elf::load(self.ram.guest(), builtin_image()?)?;
-        let config = self.publish(spec, vcpus, loaded.end, 0)?;
-        let line = format!("ringmark.mailbox={:#x}", config.mailbox);
-        let handoff = pvh::write(self.ram.guest(), self.ram.layout(), &loaded, &line)?;
-        Ok((self.kvm_vcpus(vcpus, &handoff, true, console)?, config))
+        let publish = |end| Ok(publish(&self.ram, Hypervisor::Kvm, spec, shape, end)?.0);
+        let (start, config) = platform::load_guest(&self.ram, publish)?;
+        Ok((self.kvm_vcpus(shape, &start, true, console)?, config))
     }
 
     /// A built-in guest on the engine: the same programs, as software vCPUs.
     fn software(
         &mut self,
         spec: &GuestSpec,
-        vcpus: u32,
+        shape: Shape,
         console: Console,
     ) -> Result<(Vcpus, Config), CreateError> {
-        let config = self.publish(spec, vcpus, FIRST_FREE, SoftPlatform::table_bytes(vcpus))?;
+        let (config, interrupts) = publish(&self.ram, Hypervisor::Engine, spec, shape, 0)?;
+        let wiring = interrupts.map(|interrupts| (config, interrupts));
         let ports = Arc::new(Ports::new(SerialPort::new(None, console)));
         let mut seats = Vec::new();
-        for index in 0..vcpus {
+        for index in 0..shape.vcpus {
             let vcpu = self.platform.soft()?.create_vcpu(index)?;
             let drain = self.drain(index, vcpu.ring_memory())?;
             let program = Program::new(config, index.into()).map_err(PlatformError::from)?;
-            seats.push(soft_seat(SoftCpu::new(vcpu, program), drain));
+            let vm = self.platform.soft()?.vm().clone();
+            seats.push(soft_seat(SoftCpu::new(vm, vcpu, program, wiring), drain));
         }
         let ram = self.ram.clone();
-        self.platform.soft()?.create_devices(&ram, vcpus)?;
+        self.platform.soft()?.create_devices(&ram, shape, &config, interrupts.as_ref())?;
         Ok((Vcpus { seats, ports }, config))
     }
 
-    /// Places a built-in guest's regions in low memory from `start` on, leaving `reserved` bytes at its end, and writes its
-    /// mailbox.
-    fn publish(
-        &self,
-        spec: &GuestSpec,
-        vcpus: u32,
-        start: u64,
-        reserved: u64,
-    ) -> Result<Config, CreateError> {
-        let page_size = self.ram.layout().page_size();
-        let low = self.ram.layout().ranges().next().map_or(0, |(_, start, size)| start + size);
-        let blank = Config {
-            mailbox: ringmark_guest::MAILBOX,
-            page_size: page_size.bytes(),
-            hot: 0,
-            pages: page_size.pages_in(spec.hot),
-            ledger: 0,
-            writers: vcpus.into(),
-            pattern: spec.pattern,
-            pace: spec.pace,
-            seed: spec.seed,
-        };
-        let config =
-            blank.place(start.max(FIRST_FREE), low.saturating_sub(reserved)).map_err(PlatformError::from)?;
-        config
-            .publish(&mut RamWords(&self.ram), Control::RUN)
-            .map_err(|e| CreateError::Mailbox(e.to_string()))?;
-        Ok(config)
-    }
-
-    /// vCPUs of `/dev/kvm`. The first is at the PVH entry; the others too if `all`, else they wait for its start signal.
+    /// vCPUs of `/dev/kvm`. The first is at the entry point; the others too if `all`, else they wait for its start signal.
     fn kvm_vcpus(
         &mut self,
-        vcpus: u32,
-        handoff: &Handoff,
+        shape: Shape,
+        start: &Start,
         all: bool,
         console: Console,
     ) -> Result<Vcpus, CreateError> {
-        let interrupt = self.platform.kvm()?.serial_interrupt()?;
-        let ports = Arc::new(Ports::new(SerialPort::new(Some(interrupt), console)));
-        self.platform.kvm()?.create_devices()?;
-        let mut seats = Vec::new();
-        for index in 0..vcpus {
-            let mut vcpu = self.platform.kvm()?.create_vcpu(index)?;
-            let drain = self.drain(index, vcpu.ring_memory())?;
+        let kvm = self.platform.kvm()?;
+        let ports = Arc::new(Ports::new(SerialPort::new(Some(kvm.serial_interrupt()?), console)));
+        let mut vcpus = kvm.build(shape)?;
+        for (index, vcpu) in vcpus.iter_mut().enumerate() {
             if index == 0 || all {
-                platform::enter_pvh(&mut vcpu, handoff)?;
+                platform::enter(vcpu, start)?;
+            } else {
+                platform::wait_for_start(vcpu)?;
             }
-            seats.push(kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), drain));
         }
+        let drains = self.drains(&vcpus)?;
+        let seat = |(vcpu, drain)| kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), drain);
+        let seats = vcpus.into_iter().zip(drains).map(seat).collect();
         Ok(Vcpus { seats, ports })
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn builtin_image() -> Result<&'static [u8], CreateError> {
-    Ok(ringmark_guest::X86_64_PVH)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn builtin_image() -> Result<&'static [u8], CreateError> {
-    Err(PlatformError::Architecture.into())
 }

@@ -3,10 +3,11 @@
 use ringmark_image::{ImageError, RestoreError as ImageRestoreError};
 use ringmark_track::{CutError, MemoryError, NegotiateError, TrackError};
 
-use crate::boot::elf::ElfError;
-use crate::boot::pvh::PvhError;
-use crate::config::MAX_VCPUS;
+use crate::boot::BootError;
+use crate::config::{MAX_TRANSLATORS, MAX_VCPUS};
+use crate::cpu::CpuError;
 use crate::layout::LayoutError;
+use crate::lazy::{LazyError, LoadError};
 use crate::platform::PlatformError;
 use crate::ram::RamError;
 
@@ -17,6 +18,9 @@ pub enum CreateError {
     /// More vCPUs than a machine has room for, or none.
     #[error("a machine has 1 to {MAX_VCPUS} vCPUs, not {0}")]
     Vcpus(u32),
+    /// More interrupt translation services than a machine has room for.
+    #[error("a machine has at most {MAX_TRANSLATORS} interrupt translation services, not {0}")]
+    Translators(u32),
     /// A memory size that no machine has.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -32,12 +36,9 @@ pub enum CreateError {
     /// Tracking could not be set up.
     #[error(transparent)]
     Track(#[from] TrackError),
-    /// The kernel file cannot be booted.
-    #[error("the kernel file cannot be booted: {0}")]
-    Elf(#[from] ElfError),
-    /// The boot information does not fit.
+    /// The guest cannot be put into memory.
     #[error(transparent)]
-    Pvh(#[from] PvhError),
+    Boot(#[from] BootError),
     /// The engine cannot run a kernel.
     #[error("the software engine runs built-in guests only; a kernel needs /dev/kvm (see `ringmark doctor`)")]
     KernelOnEngine,
@@ -50,6 +51,18 @@ pub enum CreateError {
     /// A thread could not be started.
     #[error("a thread could not be started: {0}; raise the limit on processes")]
     Thread(#[source] std::io::Error),
+}
+
+/// Why a machine that ran could not go on. The guest is stopped.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A vCPU.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// A page of a machine that was restored lazily.
+    #[error(transparent)]
+    Load(#[from] LoadError),
 }
 
 /// Why a machine could not be restored. There is no guest; the image is untouched.
@@ -100,6 +113,12 @@ pub enum RestoreError {
     /// Restored memory could not be read.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Memory cannot arrive while the guest runs.
+    #[error(transparent)]
+    Lazy(#[from] LazyError),
+    /// Memory that the restore itself needs did not arrive.
+    #[error(transparent)]
+    Load(#[from] LoadError),
 }
 
 impl From<PlatformError> for RestoreError {

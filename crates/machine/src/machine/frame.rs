@@ -7,12 +7,14 @@ use std::time::Instant;
 use ringmark_abi::Vm as AbiVm;
 use ringmark_dirty::{PageSize, RingMemory};
 use ringmark_guest::Config;
-use ringmark_track::{Audit, Chosen, Tracker, Wish, negotiate};
+use ringmark_kvm::Vcpu;
+use ringmark_track::{Advisor, Audit, AuditRate, Chosen, Needs, NegotiateError, Tracker, Wish, negotiate};
 
 use super::{Checkpoints, CreateError, Facts, Machine, Newest, RunState};
 use crate::clock::Clock;
 use crate::devices::Ports;
-use crate::layout::RamLayout;
+use crate::layout::{AddressMap, RamLayout};
+use crate::lazy::Loading;
 use crate::platform::{self, HypervisorWish, Platform};
 use crate::ram::Ram;
 use crate::stage::Stage;
@@ -24,26 +26,31 @@ pub(super) struct Frame {
     pub(super) tracker: Tracker,
     pub(super) platform: Platform,
     hypervisor_why: String,
+    /// What brings the memory of a lazily restored machine.
+    pub(super) loading: Option<Loading>,
     pub(super) ram: Ram,
     tracking: Chosen,
 }
 
 impl Frame {
+    /// `layout` is asked where memory is to lie once it is known on which hypervisor. `bitmaps_advised` is what an earlier
+    /// run found for stand-alone bitmaps.
     pub(super) fn new(
-        layout: RamLayout,
+        layout: impl FnOnce(AddressMap) -> Result<RamLayout, CreateError>,
         wish: HypervisorWish,
         tracking: Wish,
         kernel: bool,
+        bitmaps_advised: Option<&str>,
     ) -> Result<Self, CreateError> {
-        let ram = Ram::new(layout)?;
-        let (platform, hypervisor_why) = Platform::choose(wish, kernel, ram.layout().page_size())?;
+        let (platform, hypervisor_why) = Platform::choose(wish, kernel, host_page_size()?)?;
+        let ram = Ram::new(layout(platform.address_map())?)?;
         let vm: Arc<dyn AbiVm> = platform.vm();
         // The kernel's order: rings before vCPUs, the backup bitmap before memslots.
-        let tracking = negotiate(vm.as_ref(), tracking)?;
+        let tracking = agree(vm.as_ref(), tracking, platform.needs(), bitmaps_advised)?;
         platform::attach_memory(&vm, &ram)?;
         let mut tracker = Tracker::new(vm, ram.slots().clone(), tracking.method)?;
         tracker.add_source(Box::new(ram.log().source()))?;
-        Ok(Self { platform, hypervisor_why, ram, tracking, tracker })
+        Ok(Self { platform, hypervisor_why, loading: None, ram, tracking, tracker })
     }
 
     /// What a full ring of `vcpu` is drained by; without rings nothing is ever full.
@@ -57,9 +64,15 @@ impl Frame {
         Ok(Box::new(move || handle.drain().map(drop).map_err(|e| e.to_string())))
     }
 
+    /// A drain for each of `vcpus`, in their order.
+    pub(super) fn drains(&mut self, vcpus: &[Vcpu]) -> Result<Vec<Drain>, CreateError> {
+        (0..).zip(vcpus).map(|(index, vcpu)| self.drain(index, vcpu.ring_memory())).collect()
+    }
+
     pub(super) fn finish(self, name: String, parts: MachineParts) -> Result<Machine, CreateError> {
-        let Self { platform, hypervisor_why, ram, tracking, tracker } = self;
-        let MachineParts { vcpus: Vcpus { seats, ports }, guest, newest, audited, audit } = parts;
+        let Self { platform, hypervisor_why, loading, ram, tracking, tracker } = self;
+        let MachineParts { vcpus: Vcpus { seats, ports }, guest, newest, audited, audit, bitmaps_advised } =
+            parts;
         let vcpus = u32::try_from(seats.len()).unwrap_or(u32::MAX);
         let threads = CpuThreads::start(seats).map_err(CreateError::Thread)?;
         let clock = guest.map(|config| Clock::start(ram.clone(), config)).transpose();
@@ -73,15 +86,28 @@ impl Frame {
             memory: ram.layout().bytes(),
             page_size: ram.layout().page_size().bytes(),
             restored_from: newest.as_ref().map(|newest| newest.image),
+            audit: audited,
         };
+        let advisor = Advisor::new(facts.tracking.method);
         let events = tracker.events();
         let stage = Stage::new(&ram);
         Ok(Machine {
             clock,
             threads,
-            checkpoints: Mutex::new(Checkpoints { tracker, stage, newest, audited, audit }),
+            checkpoints: Mutex::new(Checkpoints {
+                tracker,
+                stage,
+                newest,
+                audited,
+                audit,
+                advisor,
+                bitmaps_advised,
+                written_before: None,
+                check: None,
+            }),
             platform,
             ports,
+            loading,
             ram,
             facts,
             run_state: Mutex::new(RunState::Paused),
@@ -94,6 +120,21 @@ impl Frame {
     }
 }
 
+/// Agrees with the host how writes are tracked: as an earlier run found best, where the choice is left and the host can.
+fn agree(
+    vm: &dyn AbiVm,
+    wish: Wish,
+    needs: Needs,
+    bitmaps_advised: Option<&str>,
+) -> Result<Chosen, NegotiateError> {
+    if let (Wish::Auto, Some(found)) = (wish, bitmaps_advised)
+        && let Ok(chosen) = negotiate(vm, Wish::Bitmap, needs)
+    {
+        return Ok(Chosen { why: format!("an earlier run of this machine found: {found}"), ..chosen });
+    }
+    negotiate(vm, wish, needs)
+}
+
 /// What a machine has beside its frame.
 pub(super) struct MachineParts {
     pub(super) vcpus: Vcpus,
@@ -101,9 +142,12 @@ pub(super) struct MachineParts {
     pub(super) guest: Option<Config>,
     /// The image it was restored from.
     pub(super) newest: Option<Newest>,
-    pub(super) audited: bool,
+    /// The share of memory that every cut is audited by.
+    pub(super) audited: Option<AuditRate>,
     /// The hashes of memory as it is, if something is to be compared with them.
     pub(super) audit: Option<Audit>,
+    /// Why stand-alone bitmaps would cost it less, as its image has it.
+    pub(super) bitmaps_advised: Option<String>,
 }
 
 /// vCPUs ready to be run, and the ports that they reach.
@@ -115,4 +159,31 @@ pub(super) struct Vcpus {
 /// The granule of dirty tracking on this host.
 pub(super) fn host_page_size() -> Result<PageSize, CreateError> {
     PageSize::new(rustix::param::page_size() as u64).ok_or(CreateError::PageSize)
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmark_engine::{Profile, System};
+    use ringmark_track::{KernelWrites, Mapping, Method};
+
+    use super::*;
+
+    /// What an earlier run found decides where the choice is left to the machine, and nowhere else.
+    #[test]
+    fn advice_is_taken_by_who_asked_for_none() {
+        let needs = Needs { kernel_writes: KernelWrites::InterruptTables, mapping: Mapping::SmallPages };
+        let agreed = |wish, advice| {
+            let vm = System::new(Profile::arm64()).create_vm();
+            agree(&vm, wish, needs, advice).unwrap()
+        };
+        let found = Some("40 % came through the backup bitmap");
+        let chosen = agreed(Wish::Auto, found);
+        assert_eq!(chosen.method, Method::Bitmap);
+        assert!(
+            chosen.why.ends_with("an earlier run of this machine found: 40 % came through the backup bitmap")
+        );
+        for (wish, advice) in [(Wish::Auto, None), (Wish::Ring { entries: None }, found)] {
+            assert!(matches!(agreed(wish, advice).method, Method::RingWithBitmap { .. }));
+        }
+    }
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use ringmark_guest::{Config, Control, HeaderError};
+use ringmark_dirty::DirtyPages;
+use ringmark_dirty::mutant::{self, Mutant};
+use ringmark_guest::{Config, Control, HeaderError, Interrupts};
 use ringmark_image::{Image, Store};
-use ringmark_track::{Audit, BoxError, Wish};
+use ringmark_track::{Audit, AuditRate, BoxError, Tracker, Wish};
+use ringmark_uffd::Faults;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::frame::{Frame, MachineParts, Vcpus, host_page_size};
@@ -12,11 +15,13 @@ use super::seats::{kvm_seat, soft_seat};
 use super::{CreateError, Machine, Newest, RestoreError};
 use crate::config::MAX_VCPUS;
 use crate::devices::{Console, Ports, SerialPort, attended};
-use crate::layout::RamLayout;
-use crate::platform::{self, Hypervisor, HypervisorWish, KvmCpu, SoftCpu};
+use crate::layout::{AddressMap, RamLayout};
+use crate::lazy::{self, Arrival, Contents};
+use crate::platform::{self, Hypervisor, HypervisorWish, KvmCpu, KvmPlatform, SoftCpu, Wiring};
 use crate::ram::Ram;
 use crate::saved::{self, MachineSaved};
 use crate::words::RamWords;
+use crate::working_set;
 
 /// How a machine is restored.
 #[derive(Clone, Debug)]
@@ -27,8 +32,22 @@ pub struct RestoreOptions {
     pub hypervisor: HypervisorWish,
     /// How its writes are tracked.
     pub tracking: Wish,
-    /// Whether every cut is audited.
-    pub audit: bool,
+    /// Whether every cut is audited, and how much of memory is watched then.
+    pub audit: Option<AuditRate>,
+    /// When its memory is read.
+    pub loading: Loading,
+}
+
+/// When the memory of a restored machine is read from the image. Every page's hash is checked either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Loading {
+    /// Before its first instruction: from then on neither the image nor its store is needed, and a damaged image is found
+    /// before the guest has done anything.
+    #[default]
+    Eager,
+    /// While it runs: it starts at once, whoever needs a page that is not there waits for it, the working set of the cut
+    /// comes first and the rest in the background. Until then the machine ends if a page cannot be had. Needs userfaultfd.
+    Lazy,
 }
 
 impl Machine {
@@ -44,80 +63,151 @@ impl Machine {
         options: RestoreOptions,
         console: Console,
     ) -> Result<Self, RestoreError> {
+        Self::restore_from(store, image, Box::new(image.clone()), options, console)
+    }
+
+    /// As [`restore`](Self::restore), with pages that arrive lazily taken from `contents`.
+    pub(crate) fn restore_from(
+        store: &Store,
+        image: &Image,
+        contents: Box<dyn Contents>,
+        options: RestoreOptions,
+        console: Console,
+    ) -> Result<Self, RestoreError> {
         let console = attended(console).map_err(CreateError::Thread)?;
         let saved = MachineSaved::decode(&image.state(saved::PART)?).map_err(RestoreError::State)?;
-        let layout = layout_of(image)?;
-        let mut frame = Frame::new(layout, wish_for(&saved, options.hypervisor)?, options.tracking, false)?;
+        let wish = wish_for(&saved, options.hypervisor)?;
+        let layout = layout_of(image, platform::address_map(saved.hypervisor))?;
+        let mut frame =
+            Frame::new(|_| Ok(layout), wish, options.tracking, false, saved.bitmaps_advised.as_deref())?;
         if frame.platform.hypervisor() != saved.hypervisor {
             return Err(elsewhere(&saved, frame.platform.hypervisor().name()));
         }
-        image.restore(|slot, offset, bytes| frame.ram.write_pages(slot, offset, bytes))?;
-        let audit = audit_of(&frame.ram, options.audit, saved.digest)?;
-        // Before devices and vCPUs: putting their state back writes guest memory (an ITS consumes pending bits, KVM updates
-        // a clock page), and that belongs to the next epoch.
-        frame.begin_where_image_ends()?;
-        let vcpus = match saved.hypervisor {
-            Hypervisor::Kvm => frame.restored_kvm_vcpus(&saved, console)?,
-            Hypervisor::Engine => frame.restored_soft_vcpus(&saved, console)?,
+        let arrival = match options.loading {
+            Loading::Eager => {
+                image.restore(|slot, offset, bytes| frame.ram.write_pages(slot, offset, bytes))?;
+                None
+            }
+            Loading::Lazy => Some(frame.load_lazily(image, contents)?),
         };
-        let guest = saved.mailbox.map(|mailbox| mailbox_at(&frame.ram, mailbox)).transpose()?;
-        if let Some(config) = &guest {
-            // The image may be of a moment at which the guest was checking itself for a monitor that is gone.
-            config
-                .set_control(&mut RamWords(&frame.ram), Control::RUN)
-                .map_err(|e| RestoreError::State(e.to_string()))?;
-        }
-        let newest = Some(Newest { image: image.id(), store: store.dir().to_owned() });
-        let name = options.name.unwrap_or_else(|| image.summary().vm.clone());
-        Ok(frame.finish(name, MachineParts { vcpus, guest, newest, audited: options.audit, audit })?)
+        // Whatever came of a page that is missing, the page is the reason.
+        frame
+            .complete(store, image, saved, options, console)
+            .map_err(|error| arrival.and_then(|arrival| arrival.failure()).map_or(error, RestoreError::Load))
     }
 }
 
 /// Hashes restored memory if anything is to be compared with it: with the cut now, with the next cut later.
-fn audit_of(ram: &Ram, audited: bool, digest: Option<u64>) -> Result<Option<Audit>, RestoreError> {
-    if !audited && digest.is_none() {
-        return Ok(None);
+fn audit_of(
+    ram: &Ram,
+    tracker: &mut Tracker,
+    rate: Option<AuditRate>,
+    digest: Option<u64>,
+) -> Result<Option<Audit>, RestoreError> {
+    let every = digest.map(|_| AuditRate::EVERY_PAGE);
+    let Some(first) = every.or(rate) else { return Ok(None) };
+    let mut audit = Audit::sample(ram.slots(), ram, first)?;
+    if let (Some(expected), Some(found)) = (digest, audit.digest())
+        && expected != found
+    {
+        return Err(RestoreError::Digest { expected, found });
     }
-    let audit = Audit::begin(ram.slots(), ram)?;
-    let found = audit.digest();
-    match digest {
-        Some(expected) if expected != found => Err(RestoreError::Digest { expected, found }),
-        _ => Ok(audited.then_some(audit)),
-    }
+    Ok(rate.map(|rate| {
+        audit.set_rate(rate);
+        audit.with_reports(tracker.remember_reports())
+    }))
 }
 
 impl Frame {
+    /// Lets memory arrive from `contents` from here on, the working set that `image` names first.
+    fn load_lazily(
+        &mut self,
+        image: &Image,
+        contents: Box<dyn Contents>,
+    ) -> Result<Arc<Arrival>, RestoreError> {
+        let first = if image.state_names().any(|name| name == working_set::PART) {
+            let part = image.state(working_set::PART)?;
+            working_set::decode(&part, self.ram.slots()).map_err(RestoreError::State)?
+        } else {
+            DirtyPages::new(self.ram.slots())
+        };
+        let faults = match self.platform.hypervisor() {
+            Hypervisor::Kvm => Faults::All,
+            Hypervisor::Engine => Faults::UserOnly,
+        };
+        let arrival = self.ram.arrive_from(contents, faults)?;
+        self.loading = Some(lazy::Loading::start(Arc::clone(&arrival), self.ram.slots(), first)?);
+        Ok(arrival)
+    }
+
+    /// The machine, once its memory is there or on its way.
+    fn complete(
+        mut self,
+        store: &Store,
+        image: &Image,
+        saved: MachineSaved,
+        options: RestoreOptions,
+        console: Console,
+    ) -> Result<Machine, RestoreError> {
+        // A comparison as a whole would wait for all of memory; each page is compared as it comes.
+        let digest = saved.digest.filter(|_| options.loading == Loading::Eager || options.audit.is_some());
+        let audit = audit_of(&self.ram, &mut self.tracker, options.audit, digest)?;
+        // Before devices and vCPUs: putting their state back writes guest memory (an ITS consumes pending bits, KVM updates
+        // a clock page), and that belongs to the next epoch.
+        if !mutant::active(Mutant::TrackedAfterDevices) {
+            self.begin_where_image_ends()?;
+        }
+        let vcpus = match saved.hypervisor {
+            Hypervisor::Kvm => self.restored_kvm_vcpus(&saved, console)?,
+            Hypervisor::Engine => self.restored_soft_vcpus(&saved, console)?,
+        };
+        if mutant::active(Mutant::TrackedAfterDevices) {
+            self.begin_where_image_ends()?;
+        }
+        let guest = saved.mailbox.map(|mailbox| mailbox_at(&self.ram, mailbox)).transpose()?;
+        if let Some(config) = &guest {
+            // The image may be of a moment at which the guest was checking itself for a monitor that is gone.
+            config
+                .set_control(&mut RamWords(&self.ram), Control::RUN)
+                .map_err(|e| RestoreError::State(e.to_string()))?;
+        }
+        // Asked for another way, it is found out anew whether this one was right.
+        let bitmaps_advised = saved.bitmaps_advised.filter(|_| options.tracking == Wish::Auto);
+        let named = mutant::active(Mutant::NewestTakenForParent)
+            .then(|| store.newest(&image.summary().vm).ok())
+            .flatten();
+        let parent = named.flatten().map_or(image.id(), |newest| newest.id);
+        let newest = Some(Newest { image: parent, store: store.location().to_owned() });
+        let name = options.name.unwrap_or_else(|| image.summary().vm.clone());
+        let parts = MachineParts { vcpus, guest, newest, audited: options.audit, audit, bitmaps_advised };
+        let machine = self.finish(name, parts)?;
+        machine.ends_without_its_memory()?;
+        Ok(machine)
+    }
+
     fn restored_kvm_vcpus(&mut self, saved: &MachineSaved, console: Console) -> Result<Vcpus, RestoreError> {
-        let interrupt = self.platform.kvm()?.serial_interrupt()?;
-        let ports = restored_ports(saved, Some(interrupt), console)?;
-        self.platform.kvm()?.create_devices()?;
-        let mut vcpus = Vec::new();
-        for index in 0..vcpus_of(saved)? {
-            let vcpu = self.platform.kvm()?.create_vcpu(index)?;
-            let drain = self.drain(index, vcpu.ring_memory())?;
-            vcpus.push((vcpu, drain));
-        }
-        // Interrupt controllers before the vCPUs: a local APIC's state refers to theirs.
-        self.platform.kvm()?.restore(&saved.platform)?;
-        let mut seats = Vec::new();
-        for ((mut vcpu, drain), state) in vcpus.into_iter().zip(&saved.cpus) {
-            platform::restore_vcpu(&mut vcpu, state)?;
-            seats.push(kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), drain));
-        }
+        let kvm = self.platform.kvm()?;
+        let ports = restored_ports(saved, Some(kvm.serial_interrupt()?), console)?;
+        let mut vcpus = kvm.build(KvmPlatform::shape_of(&saved.platform, vcpus_of(saved)?)?)?;
+        let drains = self.drains(&vcpus)?;
+        self.platform.kvm()?.restore(&mut vcpus, &saved.cpus, &saved.platform)?;
+        let seat = |(vcpu, drain)| kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), drain);
+        let seats = vcpus.into_iter().zip(drains).map(seat).collect();
         Ok(Vcpus { seats, ports })
     }
 
     fn restored_soft_vcpus(&mut self, saved: &MachineSaved, console: Console) -> Result<Vcpus, RestoreError> {
         let ports = restored_ports(saved, None, console)?;
         let count = vcpus_of(saved)?;
+        let wiring = saved.mailbox.map(|mailbox| wiring_at(&self.ram, mailbox)).transpose()?.flatten();
         let mut seats = Vec::new();
         for (index, state) in (0..count).zip(&saved.cpus) {
             let vcpu = self.platform.soft()?.create_vcpu(index)?;
             let drain = self.drain(index, vcpu.ring_memory())?;
-            seats.push(soft_seat(SoftCpu::restore(vcpu, state)?, drain));
+            let vm = self.platform.soft()?.vm().clone();
+            seats.push(soft_seat(SoftCpu::restore(vm, vcpu, wiring, state)?, drain));
         }
-        let ram = self.ram.clone();
-        self.platform.soft()?.restore(&ram, count, &saved.platform)?;
+        self.platform.soft()?.restore(count, &saved.platform)?;
         Ok(Vcpus { seats, ports })
     }
 
@@ -159,14 +249,15 @@ fn vcpus_of(saved: &MachineSaved) -> Result<u32, RestoreError> {
 }
 
 /// The layout that this monitor makes of the image's memory; it has to be the image's own.
-fn layout_of(image: &Image) -> Result<RamLayout, RestoreError> {
+fn layout_of(image: &Image, map: AddressMap) -> Result<RamLayout, RestoreError> {
     let stored = image.layout();
     let here = host_page_size()?;
     if stored.page_size() != here {
         let found = stored.page_size();
         return Err(RestoreError::Layout(format!("its pages are of {found}, those of this host of {here}")));
     }
-    let layout = RamLayout::new(stored.bytes(), here).map_err(|e| RestoreError::Layout(e.to_string()))?;
+    let layout =
+        RamLayout::new(map, stored.bytes(), here).map_err(|e| RestoreError::Layout(e.to_string()))?;
     if !layout.slots().iter().eq(stored.slots().iter()) {
         return Err(RestoreError::Layout("its memslots are not those of this monitor's machines".into()));
     }
@@ -196,4 +287,12 @@ fn elsewhere(saved: &MachineSaved, here: &str) -> RestoreError {
 fn mailbox_at(ram: &Ram, mailbox: u64) -> Result<Config, RestoreError> {
     Config::load(&mut RamWords(ram), mailbox)
         .map_err(|error: HeaderError<_>| RestoreError::State(error.to_string()))
+}
+
+/// What the programs know of the interrupt controller.
+fn wiring_at(ram: &Ram, mailbox: u64) -> Result<Wiring, RestoreError> {
+    let config = mailbox_at(ram, mailbox)?;
+    let interrupts = Interrupts::load(&mut RamWords(ram), &config);
+    let interrupts = interrupts.map_err(|error| RestoreError::State(error.to_string()))?;
+    Ok(interrupts.map(|interrupts| (config, interrupts)))
 }

@@ -1,22 +1,33 @@
 //! Machines on the software engine: guest programs as software vCPUs, under the rules of arm64.
 
+mod commands;
 mod cpu;
+mod driver;
+mod frames;
 mod its;
 
 use ringmark_dirty::PageSize;
 use ringmark_engine::{Profile, System, Vcpu, Vm};
+use ringmark_guest::{Config, Interrupts};
 
-use super::{PlatformError, PlatformSaved};
+use super::{ControllerFrames, PlatformError, PlatformSaved, Shape};
 use crate::codec;
 use crate::cpu::Opaque;
 use crate::ram::Ram;
 use its::Its;
 
-pub(crate) use cpu::SoftCpu;
+pub(crate) use cpu::{SoftCpu, Wiring};
 
 const PART: &str = "the interrupt controller";
 
-/// A VM of the engine, with an interrupt translation service whose tables live in guest memory.
+/// Where the interrupt controller lies.
+pub(super) const FRAMES: ControllerFrames = ControllerFrames {
+    distributor: frames::DISTRIBUTOR,
+    redistributors: frames::REDISTRIBUTORS,
+    translators: frames::TRANSLATORS,
+};
+
+/// A VM of the engine, with interrupt translation services whose tables live in guest memory.
 #[derive(Debug)]
 pub(crate) struct SoftPlatform {
     vm: Vm,
@@ -39,15 +50,19 @@ impl SoftPlatform {
         self.vm.create_vcpu(index).map_err(PlatformError::refused(format!("creating vCPU {index}")))
     }
 
-    /// Bytes at the end of low memory that the interrupt controller's tables take.
-    pub(crate) fn table_bytes(vcpus: u32) -> u64 {
-        its::Places::bytes(vcpus)
-    }
-
-    /// Creates and programs the interrupt controller. After all vCPUs and memslots, before any vCPU runs.
-    pub(crate) fn create_devices(&mut self, ram: &Ram, vcpus: u32) -> Result<(), PlatformError> {
-        let mut its = Its::create(&self.vm, ram, vcpus)?;
-        its.program(ram)?;
+    /// Creates the interrupt controller and does what the guest's driver does at its start. After all vCPUs and memslots,
+    /// before any vCPU runs.
+    pub(crate) fn create_devices(
+        &mut self,
+        ram: &Ram,
+        shape: Shape,
+        config: &Config,
+        interrupts: Option<&Interrupts>,
+    ) -> Result<(), PlatformError> {
+        let its = Its::create(&self.vm, shape)?;
+        if let Some(interrupts) = interrupts {
+            its.program(ram, config, interrupts)?;
+        }
         self.its = Some(its);
         Ok(())
     }
@@ -61,17 +76,14 @@ impl SoftPlatform {
         Ok(PlatformSaved { devices: Opaque(devices), absent: Vec::new() })
     }
 
-    /// Puts back what [`save`](Self::save) took, tables included. After memory and all vCPUs, before any runs.
-    pub(crate) fn restore(
-        &mut self,
-        ram: &Ram,
-        vcpus: u32,
-        saved: &PlatformSaved,
-    ) -> Result<(), PlatformError> {
-        let registers: Option<its::Registers> = codec::decode(&saved.devices.0)
-            .map_err(|what| PlatformError::State { part: PART.into(), what })?;
+    /// Puts back what [`save`](Self::save) took, tables included. After memory and all `vcpus`, before any runs.
+    pub(crate) fn restore(&mut self, vcpus: u32, saved: &PlatformSaved) -> Result<(), PlatformError> {
+        let damaged = |what: String| PlatformError::State { part: PART.into(), what };
+        let registers: Option<its::Registers> = codec::decode(&saved.devices.0).map_err(damaged)?;
         if let Some(registers) = registers {
-            let its = Its::create(&self.vm, ram, vcpus)?;
+            let shape = registers.shape().filter(|shape| shape.vcpus == vcpus);
+            let shape = shape.ok_or_else(|| damaged("it is of another number of vCPUs".into()))?;
+            let its = Its::create(&self.vm, shape)?;
             its.restore(&registers)?;
             self.its = Some(its);
         }

@@ -8,9 +8,10 @@ use ringmark_image::Store;
 use ringmark_machine::{
     Boot, Checkpoint, CheckpointOptions, GuestSpec, HypervisorWish, Machine, MachineConfig,
 };
-use ringmark_track::Wish;
+use ringmark_track::{AuditRate, Wish};
 
 /// Runs `test` on every hypervisor of this host, and says where it was skipped.
+#[allow(dead_code, reason = "not every test program has such tests")]
 pub(crate) fn on_each(name: &str, test: impl Fn(HypervisorWish)) {
     test(HypervisorWish::Engine);
     match ringmark_kvm::System::open() {
@@ -24,10 +25,11 @@ pub(crate) fn guest(hypervisor: HypervisorWish, tracking: Wish, pattern: Pattern
         name: "test".into(),
         memory: 64 << 20,
         vcpus: 2,
+        its: 1,
         hypervisor,
         tracking,
         boot: Boot::Guest(GuestSpec { pattern, hot: 4 << 20, pace: 0, seed: 7 }),
-        audit: true,
+        audit: Some(AuditRate::EVERY_PAGE),
     }
 }
 

@@ -3,37 +3,79 @@
 use std::thread;
 use std::time::Duration;
 
-use ringmark_engine::{Exit, Kick, Running, Vcpu};
-use ringmark_guest::{Load, Memory, Program, Step};
+use ringmark_engine::{Exit, Kick, Running, Vcpu, Vm};
+use ringmark_guest::{Config, Interrupts, Load, Memory, Program, Step};
+use serde::{Deserialize, Serialize};
 
+use super::driver::{Driver, Taker};
 use crate::codec;
 use crate::cpu::{Cpu, CpuError, End, Opaque, Return};
 use crate::platform::PlatformError;
 
 /// How long a program without work sleeps: long enough to leave the processor to others, short beside a checkpoint.
 const NAP: Duration = Duration::from_micros(200);
+/// Steps of the first vCPU's program for each turn of the driver.
+const STEPS_A_TURN: u32 = 32;
+/// Steps of a program between two looks at what is pending: longer than a turn, so that a cut nearly always finds
+/// interrupts on their way.
+const STEPS_MASKED: u32 = 512;
 
-/// A guest program whose every load and store goes through the engine.
+/// A guest program whose every load and store goes through the engine, and the interrupts of its vCPU.
 #[derive(Debug)]
 pub(crate) struct SoftCpu {
     vcpu: Vcpu,
+    vm: Vm,
     program: Program,
+    steps: u32,
+    interrupts: Option<Handler>,
 }
 
+/// What a vCPU has to do with the interrupt controller.
+#[derive(Debug)]
+struct Handler {
+    config: Config,
+    interrupts: Interrupts,
+    state: HandlerState,
+}
+
+/// What of it is saved.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct HandlerState {
+    taker: Taker,
+    /// On the first vCPU.
+    driver: Option<Driver>,
+}
+
+/// A vCPU's state.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    program: Vec<u64>,
+    interrupts: HandlerState,
+}
+
+/// What vCPUs are told of the machine's interrupt controller.
+pub(crate) type Wiring = Option<(Config, Interrupts)>;
+
 impl SoftCpu {
-    pub(crate) fn new(vcpu: Vcpu, program: Program) -> Self {
-        Self { vcpu, program }
+    pub(crate) fn new(vm: Vm, vcpu: Vcpu, program: Program, wiring: Wiring) -> Self {
+        let driver = (vcpu.id() == 0).then(Driver::default);
+        Self::with(vm, vcpu, program, wiring, HandlerState { driver, ..HandlerState::default() })
     }
 
-    /// The program whose words [`Cpu::save`] gave.
-    pub(crate) fn restore(vcpu: Vcpu, saved: &Opaque) -> Result<Self, PlatformError> {
+    fn with(vm: Vm, vcpu: Vcpu, program: Program, wiring: Wiring, state: HandlerState) -> Self {
+        let interrupts = wiring.map(|(config, interrupts)| Handler { config, interrupts, state });
+        Self { vcpu, vm, program, steps: 0, interrupts }
+    }
+
+    /// The program whose state [`Cpu::save`] gave.
+    pub(crate) fn restore(vm: Vm, vcpu: Vcpu, wiring: Wiring, saved: &Opaque) -> Result<Self, PlatformError> {
         let part = format!("vCPU {}", vcpu.id());
         let damaged = |what| PlatformError::State { part: part.clone(), what };
-        let words: Vec<u64> = codec::decode(&saved.0).map_err(damaged)?;
+        let Saved { program: words, interrupts } = codec::decode(&saved.0).map_err(damaged)?;
         let words = <&[u64; Program::WORDS]>::try_from(words.as_slice())
             .map_err(|_| damaged(format!("it has {} words instead of {}", words.len(), Program::WORDS)))?;
         let program = Program::from_words(words).map_err(|e| damaged(e.to_string()))?;
-        Ok(Self { vcpu, program })
+        Ok(Self::with(vm, vcpu, program, wiring, interrupts))
     }
 
     pub(crate) fn kick_handle(&self) -> Kick {
@@ -41,14 +83,28 @@ impl SoftCpu {
     }
 
     fn steps(&mut self) -> Result<std::convert::Infallible, Exit> {
+        let index = self.vcpu.id();
         let mut words = GuestWords(self.vcpu.enter()?);
         loop {
             words.0.poll()?;
+            if let Some(Handler { config, interrupts, state }) = &mut self.interrupts {
+                // Before the step is counted: whatever an exit interrupts is called again.
+                if let Some(driver) = &mut state.driver
+                    && self.steps.is_multiple_of(STEPS_A_TURN)
+                {
+                    driver.step(&mut words, config, interrupts)?;
+                }
+                if self.steps.is_multiple_of(STEPS_MASKED) {
+                    let acknowledge = || self.vm.acknowledge_lpi(index);
+                    state.taker.take(&mut words, config, interrupts, index.into(), acknowledge)?;
+                }
+            }
             // A step that an exit interrupts goes on with the same store when it is called again.
             match self.program.step(&mut words)? {
                 Step::Wrote(_) | Step::Idle | Step::Checking | Step::Checked { .. } => {}
                 Step::Holding | Step::Stopped => thread::sleep(NAP),
             }
+            self.steps = self.steps.wrapping_add(1);
         }
     }
 }
@@ -74,7 +130,8 @@ impl Cpu for SoftCpu {
     }
 
     fn save(&mut self) -> Result<Opaque, String> {
-        codec::encode(&self.program.to_words().as_slice()).map(Opaque)
+        let interrupts = self.interrupts.as_ref().map(|handler| handler.state.clone()).unwrap_or_default();
+        codec::encode(&Saved { program: self.program.to_words().to_vec(), interrupts }).map(Opaque)
     }
 }
 
