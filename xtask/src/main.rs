@@ -2,6 +2,7 @@
 
 mod lab;
 mod matrix;
+mod mutants;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Task {
         #[arg(value_enum)]
         arch: Arch,
     },
+    /// Puts known mistakes back, one at a time, expects a named test to notice each, and writes docs/lossless.md.
+    Mutants(mutants::Options),
     /// Writes docs/conformance.md: the engine, this host's /dev/kvm, and the last result of each lab.
     ConformanceMatrix,
 }
@@ -36,6 +39,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Lab { arch } => lab::run(arch),
+        Task::Mutants(options) => mutants::run(&options),
         Task::ConformanceMatrix => matrix::write(),
     };
     match done {

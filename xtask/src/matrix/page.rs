@@ -153,6 +153,22 @@ mod tests {
         Column { title: title.into(), command: "ask".into(), report }
     }
 
+    /// The page itself holds every case of the suite, in its words, and no failure; `cargo xtask conformance-matrix` writes it.
+    #[test]
+    fn the_page_is_of_this_suite() {
+        let path = crate::lab::root().join("docs/conformance.md");
+        let page = std::fs::read_to_string(&path).expect("the page");
+        for case in cases() {
+            let start = format!("| {} {} |", case.id, case.name);
+            let end = format!("| {} | {} |", cell(case.proves), cell(case.source));
+            let row = page.lines().find(|line| line.starts_with(&start));
+            assert!(row.is_some_and(|row| row.ends_with(&end)), "{}: write the page anew", case.id);
+        }
+        let rows = page.lines().filter(|line| line.starts_with("| T")).count();
+        assert_eq!(rows, cases().len(), "write the page anew");
+        assert!(!page.contains("**FAILED** |"), "a kernel fails");
+    }
+
     #[test]
     fn every_answer_has_its_mark_and_its_words() {
         let text = render(&[

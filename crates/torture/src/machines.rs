@@ -1,0 +1,7 @@
+//! Machine iterations: whole machines and their stores.
+
+mod disk;
+mod life;
+mod random;
+
+pub(crate) use life::life;
