@@ -1,0 +1,13 @@
+//! Pages as bytes of a stream, and back.
+
+mod decode;
+mod economy;
+mod encode;
+mod held;
+mod ledger;
+
+pub use decode::{DecodeError, Decoder, PageStore};
+pub use economy::Economy;
+pub use encode::{Encoded, Encoder};
+pub use held::Held;
+pub use ledger::{Ledger, Tally, hash_content};

@@ -1,0 +1,94 @@
+//! One number over everything that was sent, kept at the cost of what is sent.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ringmark_dirty::{SlotId, SlotTable};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// The hash of a page's content, wherever it lies.
+#[must_use]
+pub fn hash_content(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
+/// A content's hash at its place: never zero, which stands for a page that was never sent.
+fn place(slot: SlotId, page: u64, content: u64) -> u64 {
+    // A slot has fewer than 2^32 pages, so that no two places share a seed.
+    xxh3_64_with_seed(&content.to_le_bytes(), u64::from(slot.raw()) << 32 ^ page).max(1)
+}
+
+/// The hash of every page as it was sent, or received, last: eight bytes a page, zero for one that never was.
+///
+/// Both sides keep one; that the numbers over them agree says that every page that was sent is in the destination's
+/// memory as it was sent *last*: none lost, none damaged, none overtaken by an older one.
+///
+/// Streams write to it at the same time. The pages of one stream are no other's, so each entry has one writer and
+/// relaxed accesses suffice; the number over all is taken when the streams have been joined or have passed a barrier.
+#[derive(Debug)]
+pub struct Ledger {
+    slots: Vec<(SlotId, Vec<AtomicU64>)>,
+}
+
+/// One stream's share of the number over a ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally(u64);
+
+impl Tally {
+    /// The two shares in one.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 ^ other.0)
+    }
+
+    /// The number over all pages, once all shares are in.
+    #[must_use]
+    pub const fn digest(self) -> u64 {
+        self.0
+    }
+}
+
+impl Ledger {
+    /// A ledger of memory of which nothing was sent.
+    #[must_use]
+    pub fn new(slots: &SlotTable) -> Self {
+        let entries = |npages| (0..npages).map(|_| AtomicU64::new(0)).collect();
+        Self { slots: slots.iter().map(|slot| (slot.id, entries(slot.npages))).collect() }
+    }
+
+    /// Enters what a page is now, by the hash of its content; `tally` is the calling stream's.
+    pub fn enter(&self, tally: &mut Tally, slot: SlotId, page: u64, content: u64) {
+        let Some(entry) = self.entry(slot, page) else { return };
+        let hash = place(slot, page, content);
+        let before = entry.swap(hash, Ordering::Relaxed);
+        tally.0 ^= before ^ hash;
+    }
+
+    fn entry(&self, slot: SlotId, page: u64) -> Option<&AtomicU64> {
+        let (_, entries) = self.slots.iter().find(|(id, _)| *id == slot)?;
+        entries.get(usize::try_from(page).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringmark_dirty::{Gfn, Memslot};
+
+    #[test]
+    fn the_order_of_pages_does_not_matter_and_that_of_one_page_does() {
+        let slot = SlotId::new(0, 0);
+        let slots = SlotTable::new([Memslot { id: slot, base: Gfn(0), npages: 8 }]).unwrap();
+        let digest = |entries: &[(u64, u8)]| {
+            let (ledger, mut tally) = (Ledger::new(&slots), Tally::default());
+            for (page, byte) in entries {
+                ledger.enter(&mut tally, slot, *page, hash_content(&[*byte; 64]));
+            }
+            tally.digest()
+        };
+        let sent = digest(&[(1, 1), (2, 2), (1, 3)]);
+        assert_eq!(digest(&[(2, 2), (1, 3)]), sent, "what was sent last counts");
+        assert_ne!(digest(&[(2, 2), (1, 3), (1, 1)]), sent, "an older copy came later");
+        assert_ne!(digest(&[(1, 3)]), sent, "a page is missing");
+        assert_ne!(digest(&[(3, 2), (1, 3)]), sent, "a page is in another's place");
+    }
+}

@@ -1,0 +1,51 @@
+//! Live migration: a virtual machine moves to another host while its guest runs, and at no instant do two guests run.
+//!
+//! ```text
+//!  source                                             destination
+//!  Departing ── depart() ─┬─ control ───────────────┬─ receive() ── Arriving, Arrival
+//!   Tracker: epochs       │  offer, prepare, commit │   memory, vCPUs without state
+//!   Convergence: rounds   ├─ streams ───────────────┤
+//!   Encoder, Ledger       │  pages, barriers        │  Decoder, Ledger
+//!                         └─ inquiry ───────────────┘
+//!                            what became of it?
+//! ```
+//!
+//! # How it goes
+//!
+//! 1. The source offers its machine; the destination looks whether it can run it, and makes everything that can be made
+//!    before a page has come. A refusal costs the guest nothing.
+//! 2. [`send::depart`] opens an epoch of the machine's [`Tracker`](ringmark_track::Tracker) and sends it in rounds while
+//!    the guest runs: every page first, then what was written meanwhile, until that is small or no longer becomes
+//!    smaller. Pages of zeros and of one word cost a few bytes, and whether the others are compressed, or sent as the
+//!    difference to what the destination holds, is [measured](codec::Economy) as they travel.
+//! 3. The guest is stopped by the tracker's [`Cut`](ringmark_track::Cut), in the one order that there is. The last pages
+//!    and the state follow, and a [digest](codec::Ledger) over every page that was sent.
+//! 4. The destination compares, puts the state in place, and says that it is prepared; the source commits; the
+//!    destination runs the guest. [`handover`] has the rule and why at most one side runs, whatever breaks.
+//!
+//! Until it is committed, a migration that fails for whatever reason leaves the guest running at the source with every page
+//! of the epoch back in its tracker.
+//!
+//! The protocol is specified in `docs/wire-format.md`. Nothing that a peer sends is believed: lengths bound nothing but
+//! themselves, and a peer that is silent, slow or mad costs bounded time and memory.
+//!
+//! A monitor implements [`send::Departing`] on one side, and [`receive::Arriving`] and [`receive::Arrival`] on the
+//! other; `tests/common/guest.rs` is a small one.
+
+pub mod address;
+pub mod codec;
+pub mod handover;
+pub mod limit;
+pub mod link;
+pub mod predict;
+pub mod receive;
+pub mod report;
+pub mod send;
+pub mod wire;
+
+pub use address::{Address, AddressError};
+pub use link::{Connector, Listener, Tls, TlsFiles};
+pub use wire::{Offer, Refusal, Session};
+
+/// Most connections for the pages of one migration.
+pub const MOST_STREAMS: u16 = 16;

@@ -1,0 +1,55 @@
+//! A limit on the bandwidth that a migration takes.
+
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How far ahead of its rate a migration may be: short enough that a round of a few pages is not free.
+const BURST: Duration = Duration::from_millis(5);
+
+/// Shares a rate among all streams.
+#[derive(Debug)]
+pub struct Limiter {
+    bytes_per_second: Option<u64>,
+    /// When everything that was sent so far would have been sent at the rate.
+    paid_until: Mutex<Instant>,
+}
+
+impl Limiter {
+    /// A limit in bytes a second; `None` for none.
+    #[must_use]
+    pub fn new(bytes_per_second: Option<u64>) -> Self {
+        Self { bytes_per_second, paid_until: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until `bytes` more may be sent.
+    pub fn take(&self, bytes: usize) {
+        let Some(rate) = self.bytes_per_second else { return };
+        let cost = Duration::from_nanos(
+            u64::try_from(bytes as u128 * 1_000_000_000 / u128::from(rate.max(1))).unwrap_or(u64::MAX),
+        );
+        let wait = {
+            let mut paid = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            // What was not used is not saved up.
+            *paid = (*paid).max(now) + cost;
+            paid.saturating_duration_since(now).saturating_sub(BURST)
+        };
+        thread::sleep(wait);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_takes_its_time() {
+        let limiter = Limiter::new(Some(10 << 20));
+        let begun = Instant::now();
+        (0..8).for_each(|_| limiter.take(64 << 10));
+        assert!(begun.elapsed() >= Duration::from_millis(40), "512 KiB at 10 MiB/s take 50 ms, less a burst");
+        let free = Limiter::new(None);
+        (0..1000).for_each(|_| free.take(1 << 30));
+    }
+}

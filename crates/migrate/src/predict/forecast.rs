@@ -1,0 +1,127 @@
+//! Playing a migration many times.
+
+use super::curve::{Curve, Drawn};
+use super::draw::normal;
+use super::fit::floor_share;
+use super::play::{Costs, Played, play};
+use super::remedy::{self, Remedies};
+use super::{Bounds, Conditions, PredictError, Prediction};
+
+/// Plays: the 5 % at either end are ten of them.
+const PLAYS: usize = 200;
+
+/// Everything that is drawn once, so that what is asked of it afterwards is asked of the same futures.
+#[derive(Debug)]
+pub struct Forecast {
+    conditions: Conditions,
+    middle: Future,
+    futures: Vec<Future>,
+}
+
+/// One way in which it may come.
+#[derive(Debug)]
+pub(super) struct Future {
+    curve: Drawn,
+    costs: Costs,
+    /// How busy the guest is, if it stays so: the share of windows in which it writes less.
+    mood: Option<f64>,
+    /// How the rounds differ.
+    seed: u64,
+}
+
+impl Future {
+    /// The pages of one round after the other, by their lengths in seconds.
+    fn written(&self, quiet: bool) -> impl FnMut(f64) -> f64 {
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        move |seconds| {
+            let noise = normal(&mut random);
+            let mood = random.f64();
+            self.curve.pages(seconds, self.mood.unwrap_or(mood), if quiet { 0.0 } else { noise })
+        }
+    }
+
+    /// Plays it with a part of the guest's writes held back, and as [`Costs::with`] says.
+    pub(super) fn play(&self, conditions: &Conditions, throttle: f64, bandwidth: f64, ratio: f64) -> Played {
+        let mut written = self.written(false);
+        let costs = self.costs.with(bandwidth, ratio);
+        play(&costs, &conditions.goal, |seconds| written(seconds * (1.0 - throttle)), |_| {})
+    }
+
+    fn floor(&self) -> (f64, f64) {
+        let mood = self.mood.unwrap_or(0.5);
+        self.costs.floor(|seconds| self.curve.pages(seconds, mood, 0.0))
+    }
+
+    fn rho(&self) -> f64 {
+        self.curve.fit.rate * self.costs.page_bytes / self.costs.bandwidth
+    }
+}
+
+impl Forecast {
+    /// Draws the futures of a guest that was measured in `windows`.
+    ///
+    /// # Errors
+    /// If nothing was measured.
+    pub fn new(windows: &[super::Window], conditions: &Conditions) -> Result<Self, PredictError> {
+        let most = conditions.memory_pages as f64;
+        let curve = Curve::new(windows, most).ok_or(PredictError::NothingMeasured)?;
+        let mut random = fastrand::Rng::with_seed(conditions.seed);
+        let middle = Future {
+            curve: curve.middle(),
+            costs: Costs::middle(conditions),
+            mood: Some(0.5),
+            seed: conditions.seed,
+        };
+        let futures = (0..PLAYS)
+            .map(|play| Future {
+                curve: curve.draw(&mut random),
+                costs: Costs::draw(conditions, &mut random),
+                // Bursts may be longer than all rounds or shorter than each; which of both is not known.
+                mood: Some(random.f64()).filter(|_| play % 2 == 0),
+                seed: random.u64(..),
+            })
+            .collect();
+        Ok(Self { conditions: *conditions, middle, futures })
+    }
+
+    /// What comes out, without [remedies](Self::remedies).
+    #[must_use]
+    pub fn prediction(&self) -> Prediction {
+        let goal = &self.conditions.goal;
+        let bounds = |of: &dyn Fn(&Future) -> f64| Bounds::of(self.futures.iter().map(of).collect());
+        let plays: Vec<Played> =
+            self.futures.iter().map(|future| future.play(&self.conditions, 0.0, 1.0, 1.0)).collect();
+        let outcome = |of: &dyn Fn(&Played) -> f64| Bounds::of(plays.iter().map(of).collect());
+        let floors: Vec<(f64, f64)> = self.futures.iter().map(Future::floor).collect();
+        let mut course = Vec::new();
+        play(&self.middle.costs, goal, self.middle.written(true), |step| course.push(step));
+        Prediction {
+            hot_pages: bounds(&|future| future.curve.fit.hot),
+            dirty_pages_rate: bounds(&|future| future.curve.fit.rate),
+            rho: bounds(&Future::rho),
+            floor_share: bounds(&|future| floor_share(future.rho())),
+            floor_pages: Bounds::of(floors.iter().map(|(pages, _)| *pages).collect()),
+            floor_downtime: Bounds::of(floors.iter().map(|(_, seconds)| seconds * 1e3).collect()),
+            rounds: outcome(&|played| f64::from(played.rounds)).whole(),
+            total_time: outcome(&|played| played.total * 1e3),
+            downtime: outcome(&|played| played.downtime * 1e3),
+            chance: self.chance(0.0, 1.0, 1.0),
+            remedies: None,
+            course,
+        }
+    }
+
+    /// What it would take to meet the goal in nine of ten migrations.
+    #[must_use]
+    pub fn remedies(&self) -> Remedies {
+        remedy::find(self.conditions.bandwidth.value(), &|throttle, bandwidth, ratio| {
+            self.chance(throttle, bandwidth, ratio)
+        })
+    }
+
+    /// The share of futures in which the goal is met.
+    fn chance(&self, throttle: f64, bandwidth: f64, ratio: f64) -> f64 {
+        let met = |future: &&Future| future.play(&self.conditions, throttle, bandwidth, ratio).met;
+        self.futures.iter().filter(met).count() as f64 / PLAYS as f64
+    }
+}

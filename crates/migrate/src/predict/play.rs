@@ -1,0 +1,135 @@
+//! One migration, played.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::draw::count;
+use super::{Conditions, Goal};
+use crate::send::converge::{Convergence, Verdict};
+
+/// Thirty years: what takes longer does not end.
+const FOREVER: f64 = 1e9;
+/// Rounds to the floor, each of which comes closer by a constant factor unless ρ is all but 1.
+const TO_FLOOR: u32 = 200;
+
+/// A round that is expected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Step {
+    /// Pages in it.
+    pub pages: u64,
+    /// Milliseconds.
+    pub elapsed: f64,
+}
+
+/// What a migration costs in one play, as in [`Conditions`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Costs {
+    memory_pages: u64,
+    first_bytes: f64,
+    pub(super) page_bytes: f64,
+    pub(super) bandwidth: f64,
+    setup: f64,
+    round: f64,
+    downtime: f64,
+}
+
+impl Costs {
+    pub(super) fn middle(of: &Conditions) -> Self {
+        Self {
+            memory_pages: of.memory_pages,
+            first_bytes: of.first_bytes.value(),
+            page_bytes: of.page_bytes.value(),
+            bandwidth: of.bandwidth.value().max(1.0),
+            setup: of.setup.value(),
+            round: of.round.value(),
+            downtime: of.downtime.value(),
+        }
+    }
+
+    pub(super) fn draw(of: &Conditions, random: &mut fastrand::Rng) -> Self {
+        Self {
+            memory_pages: of.memory_pages,
+            first_bytes: of.first_bytes.draw(random),
+            page_bytes: of.page_bytes.draw(random),
+            bandwidth: of.bandwidth.draw(random).max(1.0),
+            setup: of.setup.draw(random),
+            round: of.round.draw(random),
+            downtime: of.downtime.draw(random),
+        }
+    }
+
+    /// The same over a link of so many times the bandwidth, with pages of so much of their size.
+    pub(super) fn with(self, bandwidth: f64, ratio: f64) -> Self {
+        Self {
+            bandwidth: self.bandwidth * bandwidth,
+            page_bytes: self.page_bytes * ratio,
+            first_bytes: self.first_bytes * ratio,
+            ..self
+        }
+    }
+
+    /// Seconds in which so many pages are sent.
+    fn sending(&self, pages: f64) -> f64 {
+        (pages * self.page_bytes / self.bandwidth).min(FOREVER)
+    }
+
+    fn first(&self) -> f64 {
+        (self.round + self.first_bytes / self.bandwidth).min(FOREVER)
+    }
+
+    /// The pages below which no round comes, and the seconds of downtime that they make.
+    pub(super) fn floor(&self, mut written: impl FnMut(f64) -> f64) -> (f64, f64) {
+        let mut pages = written(self.first());
+        for _ in 0..TO_FLOOR {
+            // From above the curve leads down to the greatest of its fixed points.
+            let next = written(self.round + self.sending(pages)).min(pages);
+            let still = pages - next <= 1e-3 * pages;
+            pages = next;
+            if still {
+                break;
+            }
+        }
+        (pages, (self.downtime + self.sending(pages)).min(FOREVER))
+    }
+}
+
+/// What came of one play. Times are in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Played {
+    pub(super) rounds: u32,
+    pub(super) total: f64,
+    pub(super) downtime: f64,
+    pub(super) met: bool,
+}
+
+/// Plays a migration of a guest of which `written` says how many pages it writes in so many seconds.
+pub(super) fn play(
+    costs: &Costs,
+    goal: &Goal,
+    mut written: impl FnMut(f64) -> f64,
+    mut watch: impl FnMut(Step),
+) -> Played {
+    let mut convergence = Convergence::new(goal.downtime);
+    let (mut pages, mut elapsed) = (costs.memory_pages, costs.first());
+    let (mut total, mut rounds) = (costs.setup, 0);
+    loop {
+        rounds += 1;
+        total += elapsed;
+        watch(Step { pages, elapsed: elapsed * 1e3 });
+        convergence.observe(pages, Duration::from_secs_f64(elapsed));
+        let last = count(written(elapsed));
+        let late = goal.total.is_some_and(|most| total >= most.as_secs_f64());
+        let time = costs.sending(last as f64);
+        if convergence.verdict(late) != Verdict::Another {
+            let downtime = (costs.downtime + time).min(FOREVER);
+            watch(Step { pages: last, elapsed: time * 1e3 });
+            let total = (total + downtime).min(FOREVER);
+            let met = downtime <= goal.downtime.as_secs_f64()
+                && goal.total.is_none_or(|most| total <= most.as_secs_f64());
+            return Played { rounds: rounds + 1, total, downtime, met };
+        }
+        (pages, elapsed) = (last, (costs.round + time).min(FOREVER));
+    }
+}

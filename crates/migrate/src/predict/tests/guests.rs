@@ -1,0 +1,136 @@
+//! Guests that write, and what becomes of them when they are moved.
+
+use std::time::Duration;
+
+use ringmark_dirty::{DirtyPages, Gfn, Memslot, SlotId, SlotTable};
+
+use crate::predict::draw::normal;
+use crate::predict::{Conditions, Sampler};
+use crate::send::converge::{Convergence, Verdict};
+
+/// Pages of memory of every guest.
+pub(super) const MEMORY: u64 = 32_768;
+/// Windows of a measurement, and the length of each in seconds.
+const WINDOWS: u32 = 128;
+const WINDOW: f64 = 0.008;
+
+/// Where a guest writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pattern {
+    Uniform,
+    Sequential,
+    /// The k-th page as often as 1/k.
+    Zipf,
+    /// Uniformly, four times as often, in a quarter of the time: bursts of 10 ms on average.
+    Bursty,
+}
+
+/// A guest that writes `rate` pages a second over `hot` pages.
+pub(super) struct Guest {
+    pattern: Pattern,
+    hot: u64,
+    rate: f64,
+    random: fastrand::Rng,
+    table: SlotTable,
+    cursor: u64,
+    /// A part of a write that is still to come.
+    rest: f64,
+    busy: bool,
+    /// Seconds to the end of the burst or of the pause.
+    left: f64,
+}
+
+impl Guest {
+    pub(super) fn new(pattern: Pattern, hot: u64, rate: f64, seed: u64) -> Self {
+        let slot = Memslot { id: SlotId::new(0, 0), base: Gfn(0), npages: MEMORY };
+        Self {
+            pattern,
+            hot,
+            rate,
+            random: fastrand::Rng::with_seed(seed),
+            table: SlotTable::new([slot]).unwrap(),
+            cursor: 0,
+            rest: 0.0,
+            busy: false,
+            left: 0.0,
+        }
+    }
+
+    /// The pages that it writes in so many seconds.
+    pub(super) fn run(&mut self, seconds: f64) -> DirtyPages {
+        let mut pages = DirtyPages::new(&self.table);
+        if self.pattern != Pattern::Bursty {
+            self.write(self.rate * seconds, &mut pages);
+            return pages;
+        }
+        let mut seconds = seconds;
+        while seconds > 0.0 {
+            if self.left <= 0.0 {
+                self.busy = !self.busy;
+                let mean = if self.busy { 0.010 } else { 0.030 };
+                self.left = -(1.0 - self.random.f64()).ln() * mean;
+            }
+            let step = self.left.min(seconds);
+            if self.busy {
+                self.write(self.rate * 4.0 * step, &mut pages);
+            }
+            self.left -= step;
+            seconds -= step;
+        }
+        pages
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers of pages")]
+    fn write(&mut self, writes: f64, pages: &mut DirtyPages) {
+        self.rest += writes;
+        let count = self.rest as u64;
+        self.rest -= count as f64;
+        for _ in 0..count {
+            let page = match self.pattern {
+                Pattern::Uniform | Pattern::Bursty => self.random.u64(..self.hot),
+                Pattern::Sequential => {
+                    self.cursor = (self.cursor + 1) % self.hot;
+                    self.cursor
+                }
+                Pattern::Zipf => ((self.hot as f64).powf(self.random.f64()) as u64).min(self.hot) - 1,
+            };
+            pages.insert(SlotId::new(0, 0), page).unwrap();
+        }
+    }
+
+    /// Measures it for a second, as a monitor would: the windows are never quite as long as was meant.
+    pub(super) fn measure(&mut self) -> Sampler {
+        let mut sampler = Sampler::new();
+        for _ in 0..WINDOWS {
+            let length = WINDOW * (1.0 + 0.1 * self.random.f64());
+            let pages = self.run(length);
+            sampler.push(Duration::from_secs_f64(length), pages);
+        }
+        sampler
+    }
+
+    /// Moves it, and returns the rounds, the total and the downtime in milliseconds.
+    pub(super) fn migrate(&mut self, conditions: &Conditions) -> (f64, f64, f64) {
+        let mut random = self.random.fork();
+        let bandwidth = conditions.bandwidth.draw(&mut random);
+        let page_bytes = conditions.page_bytes.draw(&mut random);
+        let mut convergence = Convergence::new(conditions.goal.downtime);
+        let mut total = conditions.setup.draw(&mut random);
+        let mut elapsed =
+            conditions.round.draw(&mut random) + conditions.first_bytes.draw(&mut random) / bandwidth;
+        let (mut pages, mut rounds) = (MEMORY, 1.0);
+        loop {
+            total += elapsed;
+            rounds += 1.0;
+            convergence.observe(pages, Duration::from_secs_f64(elapsed));
+            let written = self.run(elapsed).len();
+            let time = written as f64 * page_bytes / bandwidth * (0.01 * normal(&mut random)).exp();
+            let late = conditions.goal.total.is_some_and(|most| total >= most.as_secs_f64());
+            if convergence.verdict(late) != Verdict::Another {
+                let downtime = conditions.downtime.draw(&mut random) + time;
+                return (rounds, (total + downtime) * 1e3, downtime * 1e3);
+            }
+            (pages, elapsed) = (written, conditions.round.draw(&mut random) + time);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Measuring the curve.
+
+use std::time::Duration;
+
+use ringmark_dirty::DirtyPages;
+
+/// How many different pages were written in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The time.
+    pub length: Duration,
+    /// The pages.
+    pub pages: u64,
+}
+
+/// Makes windows of many lengths of short ones that follow each other without a gap.
+///
+/// Pages that are harvested every few milliseconds tell of every longer window, too: of two windows in a row the longer
+/// one's pages are the union. So one measurement of a second or two, at the price of protecting pages once for each short
+/// window, gives the curve over all lengths up to its own, the short ones many times.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    /// At each level one window that waits for its other half, twice as long as those of the level below.
+    halves: Vec<Option<(Duration, DirtyPages)>>,
+    windows: Vec<Window>,
+}
+
+impl Sampler {
+    /// Nothing measured yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `pages` were written in the `length` since the last ones.
+    pub fn push(&mut self, length: Duration, pages: DirtyPages) {
+        let (mut length, mut pages) = (length, pages);
+        for half in &mut self.halves {
+            self.windows.push(Window { length, pages: pages.len() });
+            let Some((before, mut earlier)) = half.take() else {
+                *half = Some((length, pages));
+                return;
+            };
+            earlier.union_with(&pages);
+            (length, pages) = (length.saturating_add(before), earlier);
+        }
+        self.windows.push(Window { length, pages: pages.len() });
+        self.halves.push(Some((length, pages)));
+    }
+
+    /// All windows so far.
+    #[must_use]
+    pub fn windows(&self) -> &[Window] {
+        &self.windows
+    }
+}

@@ -1,0 +1,161 @@
+//! When to stop sending rounds.
+
+use std::time::Duration;
+
+/// Rounds without progress after which none is expected any more: a guest that pauses for a moment is waited for.
+const STALLED: u32 = 3;
+/// A set this small is sent within the jitter of everything else in the downtime.
+const SMALL: u64 = 64;
+/// Most rounds; each that makes progress takes a tenth off at least, so that more would hardly change the last set.
+const MOST: u32 = 40;
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another round: it makes the last set smaller.
+    Another,
+    /// Stop the guest: the last set is small, or as small as the goal asks and not getting smaller.
+    Switch,
+    /// The sets do not get smaller any more, and what is left takes longer than the goal.
+    Floor {
+        /// The downtime to be expected.
+        expected: Duration,
+    },
+}
+
+/// Follows the sizes of the rounds.
+///
+/// A round sends what was written during the one before, so with a writing rate of ρ times the link's the sets shrink by
+/// that factor until the guest writes the same pages again within a round; from there on they do not shrink. Where the
+/// goal is met by then the guest is stopped at the first set that is no smaller than the best one: a local minimum.
+#[derive(Debug)]
+pub(crate) struct Convergence {
+    goal: Duration,
+    rounds: u32,
+    best: u64,
+    stalled: u32,
+    last: Option<Observed>,
+    before: Option<Observed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Observed {
+    pages: u64,
+    elapsed: Duration,
+}
+
+impl Convergence {
+    pub(crate) fn new(goal: Duration) -> Self {
+        Self { goal, rounds: 0, best: u64::MAX, stalled: 0, last: None, before: None }
+    }
+
+    /// A round of `pages` took `elapsed` until it was in the destination's memory.
+    pub(crate) fn observe(&mut self, pages: u64, elapsed: Duration) {
+        self.rounds += 1;
+        self.before = self.last;
+        self.last = Some(Observed { pages, elapsed });
+        // The first is all of memory, and says nothing of the guest.
+        if self.rounds == 1 {
+            return;
+        }
+        if pages < self.best / 10 * 9 {
+            self.best = pages;
+            self.stalled = 0;
+        } else {
+            self.best = self.best.min(pages);
+            self.stalled += 1;
+        }
+    }
+
+    /// Pages that the guest writes in a second: the last round's, in the time of the one before.
+    pub(crate) fn dirty_pages_rate(&self) -> u64 {
+        let (Some(last), Some(before)) = (self.last, self.before) else { return 0 };
+        let nanos = before.elapsed.as_nanos().max(1);
+        u64::try_from(u128::from(last.pages) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
+    }
+
+    /// How many pages are dirty by now: what the guest wrote while the last round was sent.
+    fn outstanding(&self) -> u64 {
+        let (Some(last), Some(before)) = (self.last, self.before) else { return u64::MAX };
+        let grown = u128::from(last.pages) * last.elapsed.as_nanos() / before.elapsed.as_nanos().max(1);
+        // More than it wrote while the longer round before was sent it does not write over and over.
+        u64::try_from(grown).unwrap_or(u64::MAX).min(last.pages.max(1))
+    }
+
+    /// How long the pages that are dirty by now take to be sent.
+    pub(crate) fn expected_downtime(&self) -> Duration {
+        let Some(last) = self.last else { return Duration::MAX };
+        if self.before.is_none() {
+            return last.elapsed;
+        }
+        let pages = self.outstanding();
+        let share = u128::from(pages) * last.elapsed.as_nanos() / u128::from(last.pages.max(1));
+        Duration::from_nanos(u64::try_from(share).unwrap_or(u64::MAX))
+    }
+
+    /// `late`: no time is left for another round.
+    pub(crate) fn verdict(&self, late: bool) -> Verdict {
+        let Some(last) = self.last else { return Verdict::Another };
+        if self.before.is_some() && last.pages <= SMALL {
+            return Verdict::Switch;
+        }
+        let spent = late || self.stalled >= STALLED || self.rounds >= MOST;
+        let expected = self.expected_downtime();
+        let met = expected <= self.goal;
+        match (spent, met, self.stalled > 0 && self.rounds > 2) {
+            (_, true, true) | (true, true, _) => Verdict::Switch,
+            (true, false, _) => Verdict::Floor { expected },
+            _ => Verdict::Another,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE_NS: u64 = 2_000;
+
+    /// A guest that writes uniformly over `hot` pages, `rate` times as fast as pages are sent; memory of a million.
+    fn play(hot: f64, rate: f64, goal: Duration) -> (u32, u64, Verdict) {
+        let mut convergence = Convergence::new(goal);
+        let mut pages = 1e6_f64;
+        loop {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of pages")]
+            let count = pages as u64;
+            convergence.observe(count, Duration::from_nanos(count * PAGE_NS));
+            let verdict = convergence.verdict(false);
+            if verdict != Verdict::Another {
+                return (convergence.rounds, count, verdict);
+            }
+            pages = hot * (1.0 - (-rate * pages / hot).exp());
+        }
+    }
+
+    #[test]
+    fn a_guest_that_writes_slower_than_the_link_converges_to_next_to_nothing() {
+        let (rounds, last, verdict) = play(65_536.0, 0.3, Duration::from_millis(5));
+        assert_eq!(verdict, Verdict::Switch);
+        assert!(last <= SMALL && rounds < 20, "{rounds} rounds, {last} pages");
+    }
+
+    #[test]
+    fn one_that_writes_faster_has_a_floor_that_is_known_soon() {
+        let (rounds, last, verdict) = play(65_536.0, 1.5, Duration::from_millis(5));
+        // The fixed point of x = 1 - exp(-1.5 x) is 0.58.
+        let Verdict::Floor { expected } = verdict else { panic!("{verdict:?}") };
+        assert!((0.5..0.7).contains(&(f64::from(u32::try_from(last).unwrap()) / 65_536.0)), "{last}");
+        assert!(expected > Duration::from_millis(60) && rounds < 12, "{expected:?} after {rounds}");
+    }
+
+    #[test]
+    fn a_floor_below_the_goal_is_good_enough() {
+        let (_, _, verdict) = play(1_000.0, 2.0, Duration::from_millis(5));
+        assert_eq!(verdict, Verdict::Switch, "1000 pages take 2 ms");
+    }
+
+    #[test]
+    fn a_guest_that_writes_nothing_is_switched_after_two_rounds() {
+        assert_eq!(play(1e-9, 0.0, Duration::ZERO).0, 2);
+    }
+}

@@ -1,0 +1,201 @@
+//! One connection for pages, at the source.
+
+use std::io::{BufWriter, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use ringmark_dirty::{DirtyPages, PageSize, SlotId};
+use ringmark_track::Memory;
+
+use super::DepartError;
+use crate::codec::{Encoded, Encoder, Ledger, Tally, hash_content};
+use crate::limit::Limiter;
+use crate::link::Link;
+use crate::wire::frame::{self, FrameError};
+use crate::wire::{Encoding, Kind, Run};
+
+/// Pages that are read and sent at a time, and the granule in which pages are dealt out to streams.
+pub(super) const CHUNK: u64 = 64;
+/// Bytes on their way without an acknowledgement: what a destination that stops reading is owed at most, and far more
+/// than a link of 10 Gbit/s and 5 ms holds.
+const WINDOW: u64 = 8 << 20;
+/// Small frames, of zeros and words, are sent together.
+const BUFFER: usize = 64 << 10;
+
+/// What all streams of a round share.
+pub(super) struct Round<'a> {
+    pub(super) memory: &'a dyn Memory,
+    pub(super) pages: &'a DirtyPages,
+    /// Pages that are holes: zeros that need no reading.
+    pub(super) holes: Option<&'a DirtyPages>,
+    pub(super) ledger: &'a Ledger,
+    pub(super) limiter: &'a Limiter,
+    pub(super) cancel: &'a AtomicBool,
+    pub(super) number: u32,
+    pub(super) streams: u64,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    link: BufWriter<Link>,
+    encoder: Encoder,
+    index: u64,
+    page: usize,
+    /// The hash of a page of zeros.
+    zero: u64,
+    sent: u64,
+    acknowledged: u64,
+    tally: Tally,
+    buffer: Vec<u8>,
+}
+
+impl Outgoing {
+    pub(super) fn new(
+        link: Link,
+        index: u64,
+        page_size: PageSize,
+        allowed: &[Encoding],
+        held: usize,
+    ) -> Self {
+        let page = usize::try_from(page_size.bytes()).unwrap_or(usize::MAX);
+        Self {
+            link: BufWriter::with_capacity(BUFFER, link),
+            encoder: Encoder::new(page_size, allowed, held),
+            index,
+            page,
+            zero: hash_content(&vec![0; page]),
+            sent: 0,
+            acknowledged: 0,
+            tally: Tally::default(),
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Sends this stream's share of a round, and returns when the destination has it in memory.
+    pub(super) fn round(&mut self, round: &Round<'_>) -> Result<Encoded, DepartError> {
+        let mut done = Encoded::default();
+        for (slot, run) in round.pages.runs() {
+            let mut first = run.start;
+            while first < run.end {
+                // A page is always the same stream's, so that a later copy of it never overtakes an earlier one.
+                let end = run.end.min((first / CHUNK + 1) * CHUNK);
+                if (first / CHUNK) % round.streams == self.index {
+                    done.add(self.chunk(round, slot, first, end - first)?);
+                }
+                first = end;
+            }
+        }
+        self.barrier(round.number)?;
+        Ok(done)
+    }
+
+    fn chunk(
+        &mut self,
+        round: &Round<'_>,
+        slot: SlotId,
+        first: u64,
+        count: u64,
+    ) -> Result<Encoded, DepartError> {
+        if round.cancel.load(Ordering::Relaxed) {
+            return Err(DepartError::Cancelled);
+        }
+        let is_hole = |page| round.holes.is_some_and(|holes| holes.contains(slot, page));
+        if (first..first + count).all(is_hole) {
+            return self.zeros(round, slot, first, count);
+        }
+        let length = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(self.page);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(length, 0);
+        let read = round.memory.read_run(slot, first, &mut buffer);
+        let result = read.map_err(DepartError::Memory).and_then(|()| self.send(round, slot, first, &buffer));
+        self.buffer = buffer;
+        result
+    }
+
+    fn send(
+        &mut self,
+        round: &Round<'_>,
+        slot: SlotId,
+        first: u64,
+        bytes: &[u8],
+    ) -> Result<Encoded, DepartError> {
+        for (page, bytes) in (first..).zip(bytes.chunks_exact(self.page)) {
+            round.ledger.enter(&mut self.tally, slot, page, hash_content(bytes));
+        }
+        let Self { link, encoder, sent, acknowledged, .. } = self;
+        let (mut wire, mut time) = (0, std::time::Duration::ZERO);
+        let encoded = encoder.encode(slot, first, bytes, round.number > 1, &mut |frame| {
+            let begun = Instant::now();
+            round.limiter.take(frame.len());
+            frame::send(link, Kind::Pages, frame)?;
+            *sent += frame.len() as u64;
+            window(link, *sent, acknowledged)?;
+            wire += frame.len();
+            time += begun.elapsed();
+            Ok(())
+        })?;
+        encoder.economy().sent(wire, time);
+        Ok(encoded)
+    }
+
+    fn zeros(
+        &mut self,
+        round: &Round<'_>,
+        slot: SlotId,
+        first: u64,
+        count: u64,
+    ) -> Result<Encoded, DepartError> {
+        for page in first..first + count {
+            round.ledger.enter(&mut self.tally, slot, page, self.zero);
+        }
+        let mut frame = Vec::new();
+        let run =
+            Run { slot, first, count: u32::try_from(count).unwrap_or(u32::MAX), encoding: Encoding::Zero };
+        run.encode(&mut frame);
+        frame::send(&mut self.link, Kind::Pages, &frame)?;
+        self.sent += frame.len() as u64;
+        Ok(Encoded { zero: count, bytes: frame.len() as u64, ..Encoded::default() })
+    }
+
+    /// Waits until the destination has everything in memory that was sent before.
+    fn barrier(&mut self, number: u32) -> Result<(), DepartError> {
+        frame::send(&mut self.link, Kind::Barrier, &u64::from(number).to_le_bytes())?;
+        self.link.flush()?;
+        loop {
+            let frame = frame::receive(self.link.get_mut())?;
+            match frame.kind {
+                Kind::Acknowledgement => {
+                    self.acknowledged = advanced(&frame.payload, self.sent, self.acknowledged)?;
+                }
+                Kind::Barrier if frame.payload == u64::from(number).to_le_bytes() => return Ok(()),
+                found => return Err(FrameError::Unexpected { found, expected: Kind::Barrier }.into()),
+            }
+        }
+    }
+}
+
+/// Waits while too much is on its way.
+fn window(link: &mut BufWriter<Link>, sent: u64, acknowledged: &mut u64) -> std::io::Result<()> {
+    while sent.saturating_sub(*acknowledged) > WINDOW {
+        link.flush()?;
+        let payload = frame::expect(link.get_mut(), Kind::Acknowledgement).map_err(std::io::Error::other)?;
+        *acknowledged = advanced(&payload, sent, *acknowledged)?;
+    }
+    Ok(())
+}
+
+/// What an acknowledgement says, which has to be more than the one before and no more than was sent: a peer cannot keep
+/// this side waiting by saying nothing again and again.
+fn advanced(payload: &[u8], sent: u64, before: u64) -> std::io::Result<u64> {
+    let bytes = payload.as_array().copied().map(u64::from_le_bytes);
+    bytes.filter(|bytes| (before + 1..=sent).contains(bytes)).ok_or_else(|| {
+        let what =
+            format!("the other side acknowledged {bytes:?} bytes after {before}, of {sent} that were sent");
+        std::io::Error::new(std::io::ErrorKind::InvalidData, what)
+    })
+}

@@ -1,0 +1,190 @@
+//! The switchover: the guest stops here, and starts there.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringmark_track::{Audit, Cut, OpenEpoch, Sealed};
+
+use super::{DepartError, Departed, Departing, Departure, SendProgress, SourceGuest, inquire};
+use crate::handover::SourceDuty;
+use crate::link::Link;
+use crate::report::{Report, Status, milliseconds};
+use crate::wire::{Message, Prepared, Standing};
+
+/// How long to wait before a destination that did not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// A sealed cut whose vCPUs outlive it.
+type Standstill<'t, 'h, V> = Cut<'t, Sealed<&'h mut V>>;
+
+impl<'a, M: Departing> Departure<'a, M> {
+    /// Stops the guest, sends what is left, and hands the guest over.
+    pub(super) fn switch_over(
+        mut self,
+        epoch: OpenEpoch<'_>,
+        watch: &mut dyn FnMut(&SendProgress<'_>),
+    ) -> Result<Report, Departed> {
+        let stopped = Instant::now();
+        let machine = self.machine;
+        // Outlives the cut, which either resumes it or leaves it standing.
+        let mut halted = machine.halt();
+        let (sealed, prepared) = match self.prepare(epoch, &mut halted, stopped, watch) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // The cut was dropped: the guest runs on, and its pages are the tracker's.
+                self.call_off(&error);
+                return Err(Departed::new(error, SourceGuest::RunsOn));
+            }
+        };
+        match self.commit() {
+            Ok((SourceDuty::End, resume)) => {
+                let downtime = stopped.elapsed();
+                sealed.stand_still();
+                machine.leave(halted, false);
+                self.conclude(downtime, prepared, resume);
+                watch(&SendProgress { report: &self.report, stopped: true });
+                Ok(self.report)
+            }
+            Ok(_) => {
+                drop(sealed);
+                let error = DepartError::Failed("it gave the guest up after it had been prepared".into());
+                Err(Departed::new(error, SourceGuest::RunsOn))
+            }
+            Err(error) => {
+                sealed.stand_still();
+                machine.leave(halted, true);
+                Err(Departed::new(error, SourceGuest::Undecided))
+            }
+        }
+    }
+
+    /// The last pages and the state, until the destination is prepared to run the guest. Dropping the cut that this returns
+    /// lets it run on here.
+    fn prepare<'t, 'h>(
+        &mut self,
+        epoch: OpenEpoch<'t>,
+        halted: &'h mut M::Halted<'a>,
+        begun: Instant,
+        watch: &mut dyn FnMut(&SendProgress<'_>),
+    ) -> Result<(Standstill<'t, 'h, M::Halted<'a>>, Prepared), DepartError> {
+        let machine = self.machine;
+        self.side = self.side.stop();
+        let mut clock = Lap(begun);
+        let cut = epoch.cut().stop(halted)?;
+        self.report.downtime_breakdown.kick = clock.lap();
+        let (cut, state) = cut.save_devices(|halted| machine.save(halted))?;
+        self.report.downtime_breakdown.save = clock.lap();
+        let sealed = cut.seal()?;
+        self.report.downtime_breakdown.harvest = clock.lap();
+        let before = self.report.ram.transferred;
+        let sent = self.send(sealed.pages(), None)?;
+        let elapsed = clock.lap();
+        self.report.downtime_breakdown.pages = elapsed;
+        self.note(sealed.pages(), &sent, Duration::from_secs_f64(elapsed / 1e3), Duration::ZERO);
+        self.report.ram.downtime_bytes = self.report.ram.transferred - before;
+        self.report.ram.remaining = 0;
+        let full_digest = if self.options.verify_full {
+            let digest =
+                Audit::begin(machine.slots(), machine.memory()).map_err(DepartError::Memory)?.digest();
+            self.report.downtime_breakdown.source_digest = clock.lap();
+            digest
+        } else {
+            None
+        };
+        let digest = self.digest();
+        Message::Prepare { state, digest, full_digest }.send(&mut self.control)?;
+        watch(&SendProgress { report: &self.report, stopped: true });
+        match Message::receive(&mut self.control)? {
+            // Until here a cancellation is in time: nothing was promised to the destination.
+            Message::Prepared(_) if self.cancel.load(Ordering::Relaxed) => Err(DepartError::Cancelled),
+            Message::Prepared(prepared) => Ok((sealed, prepared)),
+            Message::Failed { reason } => Err(DepartError::Failed(reason)),
+            other => Err(DepartError::OutOfTurn(other.name())),
+        }
+    }
+
+    /// Tells the destination to run the guest, and finds out whether it does.
+    fn commit(&mut self) -> Result<(SourceDuty, u64), DepartError> {
+        self.side = self.side.commit();
+        let silence = match tell(&mut self.control, self.session) {
+            Ok(resume) => {
+                (self.side, _) = self.side.hear(Standing::Running);
+                return Ok((SourceDuty::End, resume));
+            }
+            Err(error) => error,
+        };
+        tracing::warn!(error = %silence, "the destination fell silent after the commit and is asked what it did");
+        let until = Instant::now() + self.options.ask_for;
+        loop {
+            let asked = inquire(self.to, self.session).and_then(|(standing, mut link)| {
+                let (side, duty) = self.side.hear(standing);
+                self.side = side;
+                match duty {
+                    SourceDuty::CommitAgain => {
+                        let resume = tell(&mut link, self.session)?;
+                        (self.side, _) = self.side.hear(Standing::Running);
+                        Ok(Some((SourceDuty::End, resume)))
+                    }
+                    SourceDuty::End | SourceDuty::RunOn => Ok(Some((duty, 0))),
+                    SourceDuty::Ask => Ok(None),
+                }
+            });
+            match asked {
+                Ok(Some(decided)) => return Ok(decided),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "the destination cannot be asked"),
+            }
+            if Instant::now() >= until {
+                return Err(DepartError::Silent(silence.to_string()));
+            }
+            thread::sleep(ASK_AGAIN);
+        }
+    }
+
+    fn conclude(&mut self, downtime: Duration, prepared: Prepared, resume: u64) {
+        let report = &mut self.report;
+        report.status = Status::Completed;
+        report.total_time = milliseconds(self.begun.elapsed());
+        report.downtime = milliseconds(downtime);
+        let ms = |nanos| milliseconds(Duration::from_nanos(nanos));
+        let parts = &mut report.downtime_breakdown;
+        (parts.digest, parts.load, parts.resume) = (ms(prepared.digest), ms(prepared.load), ms(resume));
+        let known = parts.kick
+            + parts.save
+            + parts.harvest
+            + parts.pages
+            + parts.source_digest
+            + parts.digest
+            + parts.load
+            + parts.resume;
+        // Durations alone cross the wire, so that the two clocks need not agree.
+        parts.transfer = (report.downtime - known).max(0.0);
+        let seconds = (report.total_time / 1e3).max(1e-9);
+        #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+        {
+            report.ram.mbps = report.ram.transferred as f64 * 8.0 / 1e6 / seconds;
+        }
+        report.ram.remaining = 0;
+    }
+}
+
+/// Commits, and waits for the word that the guest runs.
+fn tell(link: &mut Link, session: crate::wire::Session) -> Result<u64, DepartError> {
+    Message::Commit { session }.send(link)?;
+    match Message::receive(link)? {
+        Message::Running { resume } => Ok(resume),
+        other => Err(DepartError::OutOfTurn(other.name())),
+    }
+}
+
+/// Measures one step after the other.
+struct Lap(Instant);
+
+impl Lap {
+    /// Milliseconds since the last lap.
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        milliseconds(now - std::mem::replace(&mut self.0, now))
+    }
+}

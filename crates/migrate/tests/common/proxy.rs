@@ -1,0 +1,129 @@
+//! A link that breaks where it is told to.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// Which way bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ToDestination,
+    ToSource,
+}
+
+/// Where the link breaks: after so many bytes of the connections of this role, in this direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Break {
+    pub role: u8,
+    pub way: Way,
+    pub after: u64,
+    /// Whether new connections work afterwards.
+    pub heals: bool,
+}
+
+struct State {
+    at: Option<Break>,
+    counted: AtomicU64,
+    broken: AtomicBool,
+    open: Mutex<Vec<UnixStream>>,
+    /// Bytes by role and way, for tests that want to know where messages end.
+    seen: Mutex<Vec<(u8, Way, u64)>>,
+}
+
+/// Forwards every connection from `path` to the real listener until it breaks.
+pub struct Proxy {
+    pub path: PathBuf,
+    state: Arc<State>,
+}
+
+impl Proxy {
+    pub fn start(path: PathBuf, to: PathBuf, at: Option<Break>) -> Self {
+        let listener = UnixListener::bind(&path).unwrap();
+        let state = Arc::new(State {
+            at,
+            counted: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+            open: Mutex::default(),
+            seen: Mutex::default(),
+        });
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let Ok(connection) = connection else { return };
+                shared.connect(connection, &to);
+            }
+        });
+        Self { path, state }
+    }
+
+    pub fn has_broken(&self) -> bool {
+        self.state.broken.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that went over connections of `role` in direction `way`.
+    pub fn bytes(&self, role: u8, way: Way) -> u64 {
+        let seen = self.state.seen.lock().unwrap();
+        seen.iter().filter(|(r, w, _)| *r == role && *w == way).map(|(.., bytes)| bytes).sum()
+    }
+}
+
+impl State {
+    fn connect(self: &Arc<Self>, mut source: UnixStream, to: &Path) {
+        if self.broken.load(Ordering::SeqCst) && !self.at.is_some_and(|at| at.heals) {
+            return;
+        }
+        let Ok(mut destination) = UnixStream::connect(to) else { return };
+        // The role is in the preamble, which never breaks: a connection that was never made is another case.
+        let mut preamble = [0; 16];
+        if source.read_exact(&mut preamble).is_err() || destination.write_all(&preamble).is_err() {
+            return;
+        }
+        let role = preamble[12];
+        let mut open = self.open.lock().unwrap();
+        open.push(source.try_clone().unwrap());
+        open.push(destination.try_clone().unwrap());
+        drop(open);
+        for (from, to, way) in [
+            (source.try_clone().unwrap(), destination.try_clone().unwrap(), Way::ToDestination),
+            (destination, source, Way::ToSource),
+        ] {
+            let state = Arc::clone(self);
+            thread::spawn(move || state.forward(from, to, role, way));
+        }
+    }
+
+    fn forward(&self, mut from: UnixStream, mut to: UnixStream, role: u8, way: Way) {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            self.seen.lock().unwrap().push((role, way, count as u64));
+            let mut pass = count;
+            if let Some(at) =
+                self.at.filter(|at| at.role == role && at.way == way && !self.broken.load(Ordering::SeqCst))
+            {
+                let before = self.counted.fetch_add(count as u64, Ordering::SeqCst);
+                if before + count as u64 >= at.after {
+                    pass = usize::try_from(at.after.saturating_sub(before)).unwrap();
+                    let _ = to.write_all(&buffer[..pass]);
+                    self.snap();
+                    return;
+                }
+            }
+            if to.write_all(&buffer[..pass]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    }
+
+    /// Every connection ends at once.
+    fn snap(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+        for socket in self.open.lock().unwrap().drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
