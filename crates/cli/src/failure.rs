@@ -70,6 +70,9 @@ pub(crate) struct Failure {
     /// What to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) advice: Option<String>,
+    /// The first pages that an audit found to have escaped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    escapes: Vec<ringmark_control::Escape>,
     /// Whether stdout has its one document already.
     #[serde(skip)]
     documented: bool,
@@ -80,7 +83,14 @@ pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(code: Code, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string(), guest: None, advice: None, documented: false }
+        Self {
+            code,
+            message: message.to_string(),
+            guest: None,
+            advice: None,
+            escapes: Vec::new(),
+            documented: false,
+        }
     }
 
     pub(crate) fn guest(mut self, guest: impl Into<String>) -> Self {
@@ -90,6 +100,11 @@ impl Failure {
 
     pub(crate) fn advice(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
+        self
+    }
+
+    pub(crate) fn escapes(mut self, escapes: &[ringmark_control::Escape]) -> Self {
+        self.escapes = escapes.to_vec();
         self
     }
 

@@ -5,29 +5,44 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use ringmark_control::{BindError, Server};
+use ringmark_control::{BindError, Server, Service};
 use ringmark_image::Store;
-use ringmark_machine::{CpuError, End, Machine};
+use ringmark_machine::{End, Machine, RunError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::args::ScheduleArgs;
 use crate::failure::{Code, Failure, OrFail, Result};
+use crate::machine_errors;
 use crate::output;
+use crate::schedule::Schedule;
 use crate::service::MachineService;
 
 /// Why the foreground came to an end.
 enum Ending {
-    Guest(std::result::Result<End, CpuError>),
+    Guest(std::result::Result<End, RunError>),
     Signal(i32),
+}
+
+/// Where a machine lives.
+pub(crate) struct Place<'a> {
+    /// Its control socket.
+    pub(crate) socket: PathBuf,
+    /// Where its images go.
+    pub(crate) store: Store,
+    /// When they are taken by themselves.
+    pub(crate) schedule: &'a ScheduleArgs,
 }
 
 /// Starts `machine`, serves its socket until it ends, and says how it ended.
 ///
 /// An interrupt or a termination ends the machine; its images stay.
-pub(crate) fn run(machine: Machine, socket: PathBuf, store: Store, as_json: bool, quiet: bool) -> Result {
+pub(crate) fn run(machine: Machine, place: Place<'_>, as_json: bool, quiet: bool) -> Result {
+    let Place { socket, store, schedule } = place;
     let machine = Arc::new(machine);
-    let service = MachineService::new(Arc::clone(&machine), store);
-    let server = Server::bind(socket, Arc::new(service)).map_err(|error| bind_failure(&error))?;
+    let service = Arc::new(MachineService::new(Arc::clone(&machine), store));
+    let shared: Arc<dyn Service> = Arc::clone(&service) as _;
+    let server = Server::bind(socket, shared).map_err(|error| bind_failure(&error))?;
     if !quiet {
         announce(&machine, &server);
     }
@@ -41,7 +56,9 @@ pub(crate) fn run(machine: Machine, socket: PathBuf, store: Store, as_json: bool
         return Err(Failure::new(Code::Failed, error));
     }
 
+    let schedule = Schedule::start(schedule, &service).or_fail(Code::Failed)?;
     let ending = wait(&machine, &ended);
+    drop(schedule);
     drop(server);
     for event in machine.take_events() {
         eprintln!("ringmark: {event}");
@@ -73,10 +90,7 @@ fn conclude(ending: Ending) -> (&'static str, Result<String>) {
             let failure = Failure::new(Code::Failed, "the guest fell into a triple fault");
             ("triple-fault", Err(failure.guest("ended").advice("restore its newest image")))
         }
-        Ending::Guest(Err(error)) => {
-            let failure = Failure::new(Code::Failed, error);
-            ("failed", Err(failure.guest("stopped").advice("restore its newest image")))
-        }
+        Ending::Guest(Err(error)) => ("failed", Err(machine_errors::run(&error))),
         Ending::Signal(number) => {
             let name = signal_hook::low_level::signal_name(number).unwrap_or("signal");
             ("signal", Ok(format!("{name}: the machine was stopped; its images are intact")))

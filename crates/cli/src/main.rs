@@ -10,6 +10,7 @@ mod output;
 mod paths;
 mod progress;
 mod remote;
+mod schedule;
 mod service;
 mod size;
 mod store;
@@ -29,7 +30,9 @@ fn main() -> ExitCode {
     if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
         eprintln!("ringmark: a file-size limit will end this process: {error}");
     }
-    let filter = EnvFilter::try_from_env("RINGMARK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // Torture is warnings all the way, each of a fault that it has injected.
+    let level = if matches!(cli.command, Command::Torture(_)) { "error" } else { "warn" };
+    let filter = EnvFilter::try_from_env("RINGMARK_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
     let Cli { command, json, quiet } = cli;
     let result = match &command {
@@ -39,8 +42,15 @@ fn main() -> ExitCode {
         Command::Restore(args) => commands::restore::run(args, json, quiet),
         Command::Images(args) => commands::images::run(args, json),
         Command::Verify(args) => commands::verify::run(args, json, quiet),
-        Command::Doctor => return commands::doctor::run(json),
+        Command::Diff(args) => commands::diff::run(args, json),
+        Command::Flatten(args) => commands::flatten::run(args, json, quiet),
+        Command::Prune(args) => commands::prune::run(args, json),
+        Command::Rm(args) => commands::rm::run(args, json),
+        Command::Export(args) => commands::export::run(args, json, quiet),
+        Command::Import(args) => commands::import::run(args, json, quiet),
+        Command::Doctor => return commands::doctor::run(json, quiet),
         Command::Conformance(args) => commands::conformance::run(args, json),
+        Command::Torture(args) => commands::torture::run(args, json, quiet),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,18 +3,19 @@
 use std::path::PathBuf;
 
 use etcetera::{BaseStrategy, choose_base_strategy};
+use ringmark_image::Location;
 
 use crate::args::StoreArgs;
 use crate::failure::{Code, Failure, OrFail, Result};
 
 /// The image store: `--store`, `RINGMARK_STORE`, else under the XDG state folder.
-pub(crate) fn store(args: &StoreArgs) -> Result<PathBuf> {
+pub(crate) fn store(args: &StoreArgs) -> Result<Location> {
     if let Some(store) = &args.store {
-        return Ok(store.clone());
+        return Ok(store.clone().into());
     }
     let base = choose_base_strategy().or_fail(Code::Failed)?;
     let state = base.state_dir().unwrap_or_else(|| base.data_dir());
-    Ok(state.join("ringmark").join("images"))
+    Ok(state.join("ringmark").join("images").into())
 }
 
 /// The folder of the sockets: under `XDG_RUNTIME_DIR`, else one of this user under the temporary folder.

@@ -20,6 +20,10 @@ impl Spinner {
         Self { bar }
     }
 
+    pub(crate) fn say(&self, what: impl Into<String>) {
+        self.bar.set_message(what.into());
+    }
+
     pub(crate) fn finish(self) {
         self.bar.finish_and_clear();
     }

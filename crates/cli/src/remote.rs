@@ -49,6 +49,6 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         GuestState::Stopped => "has ended",
         _ => "not known",
     };
-    let failure = Failure::new(code, &refusal.message).guest(guest);
+    let failure = Failure::new(code, &refusal.message).guest(guest).escapes(&refusal.escapes);
     if refusal.advice.is_empty() { failure } else { failure.advice(&refusal.advice) }
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ringmark_care::keep::KeepPolicy;
 use ringmark_control::{
-    Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Failure, GuestState, Phase, Progress, SCHEMA,
-    Service, Status,
+    Advice, Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Escape, Failure, GuestState, Phase,
+    Progress, SCHEMA, Schedule, Service, Status,
 };
 use ringmark_guest::Report;
 use ringmark_image::{BeginError, Store, WriteError};
 use ringmark_machine::{
     self as machine, CheckError, CheckpointError, CheckpointOptions, Machine, PauseError, RunState,
 };
+use ringmark_track::{self as track, AuditRate, SourceKind};
 
 /// How long a guest may take to check itself.
 const CHECK_LIMIT: Duration = Duration::from_secs(120);
@@ -22,6 +24,7 @@ pub(crate) struct MachineService {
     machine: Arc<Machine>,
     store: Store,
     taken: Mutex<Taken>,
+    schedule: Mutex<Option<Schedule>>,
 }
 
 /// The checkpoints of this process.
@@ -33,7 +36,18 @@ struct Taken {
 
 impl MachineService {
     pub(crate) fn new(machine: Arc<Machine>, store: Store) -> Self {
-        Self { machine, store, taken: Mutex::default() }
+        Self { machine, store, taken: Mutex::default(), schedule: Mutex::default() }
+    }
+
+    /// Removes the images of this machine that `policy` does not keep, and returns how many.
+    pub(crate) fn prune(&self, policy: &KeepPolicy) -> Result<u64, String> {
+        let removed = ringmark_care::prune::prune(&self.store, policy, Some(&self.machine.facts().name));
+        removed.map(|removed| removed.images).map_err(|error| error.to_string())
+    }
+
+    /// What the schedule has come to.
+    pub(crate) fn set_schedule(&self, schedule: Schedule) {
+        *self.schedule.lock().unwrap_or_else(PoisonError::into_inner) = Some(schedule);
     }
 
     fn guest(&self) -> GuestState {
@@ -64,7 +78,7 @@ impl MachineService {
             }
             CheckpointError::Begin(_) | CheckpointError::Write(_) => Code::Store,
             CheckpointError::Track(_) | CheckpointError::Round(_) | CheckpointError::Cut(_) => Code::Tracking,
-            CheckpointError::Escapes(_) => Code::Escape,
+            CheckpointError::Escapes(_) | CheckpointError::Unseen { .. } => Code::Escape,
             _ => Code::Guest,
         };
         let advice = match code {
@@ -76,7 +90,13 @@ impl MachineService {
             Code::Escape => "take another checkpoint: it will be a base",
             _ => "try again: earlier images are intact, and the next checkpoint contains this one's pages",
         };
-        Failure::new(code, error.to_string()).guest(self.guest()).advice(advice)
+        let failure = Failure::new(code, error.to_string()).guest(self.guest()).advice(advice);
+        match error {
+            CheckpointError::Escapes(escapes) | CheckpointError::Unseen { escapes, .. } => {
+                failure.escapes(escapes.iter().map(wire_escape))
+            }
+            _ => failure,
+        }
     }
 }
 
@@ -96,12 +116,14 @@ impl Service for MachineService {
             memory: facts.memory,
             page_size: facts.page_size,
             uptime_ms: milliseconds(self.machine.started().elapsed()),
-            store: self.store.dir().display().to_string(),
+            store: self.store.location().to_owned(),
             restored_from: facts.restored_from.map(|id| id.to_hex()),
             guest_pages_written: self.machine.pages_written(),
             checkpoint_running: self.machine.is_checkpointing(),
+            audit_percent: facts.audit.map(percent),
             checkpoints: taken.count,
             last_checkpoint: taken.last.clone(),
+            schedule: self.schedule.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
     }
 
@@ -110,7 +132,12 @@ impl Service for MachineService {
         request: &CheckpointRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Checkpoint, Failure> {
-        let options = CheckpointOptions { full: request.full };
+        let audit = request.audit.as_deref().map(str::parse::<AuditRate>).transpose().map_err(|error| {
+            Failure::new(Code::BadRequest, error.to_string())
+                .guest(self.guest())
+                .advice("ask for `100%` or less")
+        })?;
+        let options = CheckpointOptions { full: request.full, audit };
         let mut show = |at: machine::Progress| progress(wire_progress(at));
         let taken = self
             .machine
@@ -118,6 +145,13 @@ impl Service for MachineService {
             .map_err(|error| self.checkpoint_failure(&error))?;
         let taken = wire_checkpoint(&taken);
         let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        for advice in &taken.advice {
+            // Said once at the machine's own terminal, until it is taken back; each checkpoint's answer has it.
+            let before = all.last.as_ref().map_or(&[][..], |last| &last.advice);
+            if before.iter().all(|known| known.kind != advice.kind) {
+                eprintln!("ringmark: {}", advice.text);
+            }
+        }
         all.count += 1;
         all.last = Some(taken.clone());
         Ok(taken)
@@ -211,6 +245,7 @@ fn wire_checkpoint(taken: &machine::Checkpoint) -> Checkpoint {
     ];
     let audit = taken.audit.as_ref();
     let audit_time = audit.map(|audit| audit.elapsed);
+    let check_time = taken.check.map(|check| check.elapsed);
     Checkpoint {
         schema: SCHEMA,
         image: taken.image.to_hex(),
@@ -226,10 +261,60 @@ fn wire_checkpoint(taken: &machine::Checkpoint) -> Checkpoint {
         last_round_pages: taken.last_round,
         superseded_pages: taken.stored.superseded_pages,
         pause_ms: milliseconds(taken.pause),
-        stopped_ms: milliseconds(taken.pause + audit_time.unwrap_or_default()),
+        stopped_ms: milliseconds(
+            taken.pause + audit_time.unwrap_or_default() + check_time.unwrap_or_default(),
+        ),
         audit_ms: audit_time.map(milliseconds),
         total_ms: milliseconds(taken.total),
         // A checkpoint whose audit finds an escape is not taken.
-        escapes: audit.map(|_| 0),
+        escapes: (audit.is_some() || taken.check.is_some()).then_some(0),
+        audit_pages: audit.map(|audit| audit.compared),
+        audit_bytes: audit.map(|audit| audit.bytes),
+        audit_percent: audit.map(|audit| percent(audit.rate)),
+        audit_baseline: audit.map(|audit| audit.baseline),
+        check_with: taken.check.map(|check| check.with.to_string()),
+        check_pages: taken.check.map(|check| check.pages),
+        check_ms: check_time.map(milliseconds),
+        advice: taken.advice.iter().map(wire_advice).collect(),
+    }
+}
+
+fn percent(rate: AuditRate) -> f64 {
+    rate.probability() * 100.0
+}
+
+fn wire_advice(advice: &track::Advice) -> Advice {
+    let kind = match advice {
+        track::Advice::StandaloneBitmaps { .. } => "standalone_bitmaps",
+        track::Advice::StopAndCopy { .. } => "stop_and_copy",
+    };
+    let (now, instead) = advice.times();
+    Advice {
+        kind: kind.into(),
+        text: advice.to_string(),
+        share_percent: advice.share() * 100.0,
+        now_ms: milliseconds(now),
+        instead_ms: milliseconds(instead),
+    }
+}
+
+fn wire_escape(escape: &track::Escape) -> Escape {
+    let name = |kind| {
+        match kind {
+            SourceKind::Ring => "ring",
+            SourceKind::Bitmap => "bitmap",
+            SourceKind::Other => "other",
+            SourceKind::Monitor => "monitor",
+        }
+        .to_owned()
+    };
+    Escape {
+        slot: escape.slot.raw(),
+        page: escape.offset,
+        gfn: escape.gfn.0,
+        address: escape.address(),
+        last_source: escape.last.map(|last| name(last.source)),
+        last_epochs_ago: escape.last.map(|last| last.epochs_ago),
+        ought: escape.ought.iter().map(name).collect(),
     }
 }

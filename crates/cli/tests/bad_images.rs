@@ -9,12 +9,12 @@ use common::images::base_and_increment;
 use common::{Home, hypervisors};
 
 const NOT_STARTED: &str = "not started";
-/// The files of an image whose damage is found wherever they are read.
-const FILES: [&str; 4] = ["meta", "index", "pages", "state-machine"];
+/// Where the files of an image are.
+const FILES: [&str; 2] = ["images", "packs"];
 
 /// `id` is neither verified nor restored, and so is what stands on it.
 fn refused(home: &Home, id: &str, words: &[&str]) {
-    home.run(&["verify", id]).fails(3, words);
+    home.run(&["verify", "--deep", id]).fails(3, words);
     let done = home.run(&["restore", id, "--name=vm2"]);
     done.fails_with_guest(3, NOT_STARTED, words);
     assert!(!home.socket("vm2").exists(), "no machine, no socket");
@@ -22,7 +22,7 @@ fn refused(home: &Home, id: &str, words: &[&str]) {
 
 /// `id` is what it was: it is verified, restored, and writes on.
 fn whole(home: &Home, id: &str) {
-    home.run(&["verify", id]).succeeded();
+    home.run(&["verify", "--deep", id]).succeeded();
     let _machine = home.machine("vm3", &["restore", id]);
     home.is_whole("vm3");
 }
@@ -47,13 +47,14 @@ fn flipped_bits() {
         whole(&home, &base);
         home.flip(&increment, file);
         whole(&home, &increment);
-        // An increment is no better than what it stands on; a restore of it reads only what it needs of that.
+        // An increment is no better than the packs that it shares; a restore of it reads only what it needs of them. Of
+        // its parent's metadata it needs nothing.
         home.flip(&base, file);
-        refused(&home, &base, &[&base, file]);
-        home.run(&["verify", &increment]).fails(3, &[&base, file]);
-        if ["meta", "index"].contains(&file) {
-            refused(&home, &increment, &[&base, file]);
-        }
+        refused(&home, &base, &[file]);
+        match file {
+            "packs" => home.run(&["verify", "--deep", &increment]).fails(3, &[file]),
+            _ => whole(&home, &increment),
+        };
     }
 }
 
@@ -83,10 +84,11 @@ fn foreign_files() {
 
     // Under an image's name.
     let id = "ab".repeat(32);
-    fs::create_dir(home.store().join("images").join(&id)).unwrap();
-    fs::write(home.image_file(&id, "meta"), vec![7; 4096]).unwrap();
-    refused(&home, &id, &["meta"]);
+    let file = home.store().join("images").join(format!("{:016x}-{id}", 9));
+    fs::write(&file, vec![7; 4096]).unwrap();
+    refused(&home, &id, &["images"]);
     home.run(&["images"]).fails(3, &[&id]);
+    fs::remove_file(file).unwrap();
 
     // In the place of an image's file.
     for file in FILES {
@@ -100,17 +102,16 @@ fn foreign_files() {
 }
 
 #[test]
-fn a_missing_parent() {
+fn a_missing_layer() {
     let (home, [base, increment]) = base_and_increment("engine");
     let away = home.dir().join("away");
-    let place = home.store().join("images").join(&base);
+    let place = home.image_file(&base, "packs");
     fs::rename(&place, &away).unwrap();
-    let words = [&increment[..12], &base[..12], "missing"];
+    let words = [&increment[..12], place.file_name().unwrap().to_str().unwrap(), "missing"];
     home.run(&["verify", &increment]).fails(4, &words);
     home.run(&["verify"]).fails(4, &words);
     home.run(&["restore", &increment]).fails_with_guest(4, NOT_STARTED, &words);
     home.run(&["restore", "vm1"]).fails_with_guest(4, NOT_STARTED, &words);
-    home.run(&["restore", &base]).fails_with_guest(10, NOT_STARTED, &[&base]);
     // Put back, as the message says, it is all there again.
     fs::rename(&away, &place).unwrap();
     whole(&home, &increment);
@@ -156,9 +157,9 @@ fn stores_that_are_none() {
     home.run(&["images", "--store", file.to_str().unwrap()]).fails(8, &["not a directory"]);
     let later = Home::new();
     fs::create_dir(later.store()).unwrap();
-    fs::write(later.store().join("ringmark-store"), "ringmark image store, layout version 2\n").unwrap();
-    later.run(&["images"]).fails(8, &["layout version 2", "version 1"]);
-    later.run(&run).fails_with_guest(8, NOT_STARTED, &["layout version 2"]);
+    fs::write(later.store().join("ringmark-store"), "ringmark image store, format version 2\n").unwrap();
+    later.run(&["images"]).fails(8, &["format version 2", "version 1"]);
+    later.run(&run).fails_with_guest(8, NOT_STARTED, &["format version 2"]);
 }
 
 #[test]

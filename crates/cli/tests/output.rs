@@ -51,7 +51,32 @@ fn documents() {
     let verdicts = ["good", "caveat", "missing"];
     let verdict = verdicts.iter().position(|verdict| examined["verdict"] == *verdict).unwrap();
     assert_eq!(doctor.code, Some(i32::try_from(verdict).unwrap()), "the exit code is the verdict");
-    has(&examined["findings"][0], &["what", "found", "verdict"]);
+    assert_eq!(examined["schema"], 1);
+    for finding in examined["findings"].as_array().unwrap() {
+        has(finding, &["what", "found", "verdict"]);
+        assert!(finding["verdict"] == "good" || finding.get("remedy").is_some(), "no remedy: {finding}");
+    }
+}
+
+#[test]
+fn a_document_of_torture() {
+    let home = Home::new();
+    let tortured = ["torture", "--minutes=0.01", "--seed=1", "--hypervisor=engine", "--json"];
+    let report = document(&home.run(&tortured).succeeded());
+    has(
+        &report,
+        &["schema", "seed", "hypervisor", "minutes", "iterations", "pages_verified", "faults", "elapsed_ms"],
+    );
+    assert_eq!((&report["seed"], &report["hypervisor"]), (&1.into(), &"engine".into()));
+    assert_eq!(report["escapes"], 0);
+    assert!(report["pages_verified"].as_u64() > Some(0) && report["faults"].is_object(), "{report}");
+    // For people: the seed first, on stderr, in case they have to repeat it.
+    let told = home.run(&["torture", "--minutes=0.001", "--seed=2", "--hypervisor=engine"]).succeeded();
+    assert!(told.stderr.contains("seed 2") && told.stdout.contains("0 escapes"), "{told:#?}");
+    for wrong in ["0", "-1", "soon", "1e300"] {
+        let refused = home.run(&["torture", &format!("--minutes={wrong}")]);
+        assert!(refused.code == Some(2) && refused.stderr.contains("--minutes"), "{refused:#?}");
+    }
 }
 
 #[test]
@@ -80,9 +105,9 @@ fn a_failure_is_a_document_too() {
     assert!(done.stderr.contains(error["message"].as_str().unwrap()), "the same words for people");
 
     let (home, [_, increment]) = base_and_increment("engine");
-    home.flip(&increment, "pages");
-    let done = home.run(&["verify", "--json"]);
-    done.fails(3, &["pages"]);
+    home.flip(&increment, "packs");
+    let done = home.run(&["verify", "--deep", "--json"]);
+    done.fails(3, &["packs"]);
     let verified: Value = serde_json::from_str(done.stdout.lines().next().unwrap()).unwrap();
     assert_eq!((&verified["schema"], &verified["ok"]), (&1.into(), &false.into()), "{done:#?}");
     assert_eq!(done.stdout.lines().count(), 1, "one document on stdout and no more: {done:#?}");
@@ -105,7 +130,21 @@ fn tables_for_people() {
         assert!(verified.stdout.contains(word), "no `{word}`: {verified:#?}");
     }
     let doctor = home.run(&["doctor"]);
-    for word in ["what", "found", "verdict", "host", "KVM", "swap"] {
+    for word in [
+        "what",
+        "found",
+        "verdict",
+        "host",
+        "KVM",
+        "userfaultfd",
+        "page-map scan",
+        "transparent huge pages",
+        "swap",
+        "limit: open files",
+        "limit: mappings",
+        "processors",
+        "image store",
+    ] {
         assert!(doctor.stdout.contains(word), "no `{word}`: {doctor:#?}");
     }
     for done in [taken, images, verified, doctor] {
@@ -214,10 +253,10 @@ fn exit_codes_are_those_of_the_help() {
     means(&["checkpoint", "vm9"], "no such machine");
     means(&["restore", "vm9"], "or image");
     means(&["run", "--guest=uniform", "--hypervisor=engine", "--ring-size=3"], "tracking is not possible");
-    std::fs::remove_dir_all(home.store().join("images").join(base)).unwrap();
-    means(&["restore", &increment], "is missing");
-    home.truncate(&increment, "pages");
+    home.truncate(&increment, "packs");
     means(&["verify", &increment], "an image is invalid");
+    std::fs::remove_file(home.image_file(&base, "packs")).unwrap();
+    means(&["restore", &base], "is missing");
 }
 
 #[test]
@@ -230,8 +269,18 @@ fn every_command_explains_itself() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    let expected =
-        ["demo", "run", "checkpoint", "restore", "images", "verify", "doctor", "conformance", "help"];
+    let expected = [
+        "demo",
+        "run",
+        "checkpoint",
+        "restore",
+        "images",
+        "verify",
+        "doctor",
+        "conformance",
+        "torture",
+        "help",
+    ];
     assert_eq!(names, expected);
     for name in &names[..names.len() - 1] {
         let done = home.run(&[name, "--help"]).succeeded();

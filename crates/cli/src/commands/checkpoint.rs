@@ -11,12 +11,27 @@ use crate::{output, paths, remote};
 /// Takes a checkpoint and says what it came to.
 pub(crate) fn run(args: &CheckpointArgs, as_json: bool, quiet: bool) -> Result {
     let client = remote::connect(&paths::socket(&args.vm)?, &args.vm)?;
-    let taken = take(&client, &CheckpointRequest { full: args.full, ..Default::default() }, quiet || as_json)
-        .map_err(|error| remote::failure(&error))?;
+    let request = CheckpointRequest {
+        full: args.full,
+        audit: args.audit.map(|rate| rate.to_string()),
+        ..Default::default()
+    };
+    let taken = take(&client, &request, quiet || as_json).map_err(|error| remote::failure(&error))?;
     if as_json {
         output::json(&taken);
     } else {
         print(&args.vm, &taken);
+    }
+    if args.audit.is_some() && taken.audit_baseline == Some(true) && !quiet {
+        eprintln!(
+            "ringmark: nothing to compare with yet: hashes of {} of memory were taken, and the next `ringmark checkpoint --audit {}` \
+             compares with them",
+            args.audit.map(|rate| rate.to_string()).unwrap_or_default(),
+            args.vm,
+        );
+    }
+    if !quiet {
+        taken.advice.iter().for_each(|advice| eprintln!("ringmark: {}", advice.text));
     }
     Ok(())
 }
@@ -44,6 +59,15 @@ fn print(vm: &str, taken: &Checkpoint) {
         taken.pause_ms,
         taken.total_ms,
     ));
+    if let (Some(pages), Some(ms), Some(bytes)) = (taken.audit_pages, taken.audit_ms, taken.audit_bytes)
+        && taken.audit_baseline == Some(false)
+    {
+        output::line(format_args!(
+            "audit: {} unreported pages compared, no escape; {} hashed in {ms:.0} ms",
+            HumanCount(pages),
+            BinaryBytes(bytes),
+        ));
+    }
 }
 
 /// As much of an identity as people read.

@@ -1,39 +1,40 @@
 //! `ringmark images`: what a store holds.
 
-use std::time::SystemTime;
+use std::collections::HashMap;
 
 use indicatif::{BinaryBytes, HumanCount};
-use ringmark_image::{Listing, Store, Summary};
+use ringmark_care::family::{self, Member};
+use ringmark_image::{ImageId, Listing, Summary};
 use serde_json::json;
 
 use crate::args::ImagesArgs;
 use crate::failure::{Code, Failure, OrFail, Result};
-use crate::{output, paths};
+use crate::{output, store};
 
-/// Lists the images, newest first.
+/// Lists the images: for people as trees, oldest first; as a document newest first.
 pub(crate) fn run(args: &ImagesArgs, as_json: bool) -> Result {
-    let dir = paths::store(&args.store)?;
-    let store = Store::open(&dir).map_err(|e| crate::store::open_failure(&e))?;
+    let store = store::open(&args.store)?;
     let listing = store.list().or_fail(Code::Store)?;
+    let frees = family::freed_by_each(&listing);
     let wanted = |image: &&Summary| args.vm.as_ref().is_none_or(|vm| *vm == image.vm);
     let images: Vec<&Summary> = listing.images.iter().filter(wanted).collect();
     if as_json {
-        let images: Vec<_> = images.iter().map(|image| document(image)).collect();
+        let images: Vec<_> = images.iter().map(|image| document(image, &frees)).collect();
         let damaged: Vec<_> = listing
             .damaged
             .iter()
             .map(|entry| json!({ "entry": entry.name, "error": entry.error.to_string() }))
             .collect();
         output::json(&json!({
-            "schema": output::SCHEMA, "store": dir, "images": images, "damaged": damaged,
+            "schema": output::SCHEMA, "store": store.location(), "images": images, "damaged": damaged,
         }));
     } else {
-        print(&images);
+        print(&family::forest(&images), &frees);
     }
     report_damaged(&listing)
 }
 
-fn document(image: &Summary) -> serde_json::Value {
+fn document(image: &Summary, frees: &HashMap<ImageId, u64>) -> serde_json::Value {
     json!({
         "id": image.id.to_hex(),
         "vm": image.vm,
@@ -43,26 +44,35 @@ fn document(image: &Summary) -> serde_json::Value {
         "page_size": image.page_size,
         "pages": image.pages,
         "zero_pages": image.zero_pages,
+        "repeated_pages": image.repeated_pages,
+        "unchanged_pages": image.unchanged_pages,
         "bytes": image.bytes_stored,
+        "frees": frees.get(&image.id),
     })
 }
 
-fn print(images: &[&Summary]) {
-    let now = SystemTime::now();
-    let rows = images.iter().map(|image| {
-        let age = now.duration_since(image.created()).unwrap_or_default();
+fn print(members: &[Member<'_>], frees: &HashMap<ImageId, u64>) {
+    let rows = members.iter().map(|member| {
+        let image = member.image;
+        let parent = match (image.parent, member.has_parent) {
+            (None, _) => "base".to_owned(),
+            (Some(parent), true) => parent.to_string(),
+            // The image is complete all the same.
+            (Some(parent), false) => format!("{parent}, gone"),
+        };
         vec![
-            image.id.to_string(),
+            format!("{}{}", member.lines(), image.id),
             image.vm.clone(),
-            image.parent.map_or_else(|| "base".to_owned(), |id| id.to_string()),
-            format!("{} ago", indicatif::HumanDuration(age)),
+            parent,
+            store::age(image),
             BinaryBytes(image.memory_bytes).to_string(),
             HumanCount(image.pages).to_string(),
             BinaryBytes(image.bytes_stored).to_string(),
+            BinaryBytes(frees.get(&image.id).copied().unwrap_or_default()).to_string(),
         ]
     });
-    let header = ["image", "machine", "parent", "taken", "memory", "pages", "stored"];
-    output::line(output::table(&header, &[4, 5, 6], rows));
+    let header = ["image", "machine", "parent", "taken", "memory", "pages", "stored", "removing frees"];
+    output::line(output::table(&header, &[4, 5, 6, 7], rows));
 }
 
 fn report_damaged(listing: &Listing) -> Result {

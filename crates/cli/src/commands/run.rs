@@ -4,13 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use ringmark_guest::Pattern;
-use ringmark_image::Store;
-use ringmark_machine::{Boot, GuestSpec, HypervisorWish, Machine, MachineConfig};
+use ringmark_machine::{Boot, CheckWith, GuestSpec, HypervisorWish, Machine, MachineConfig};
 use ringmark_track::Wish;
 
 use crate::args::{self, Hypervisor, MachineArgs, RunArgs, Tracking};
 use crate::failure::{Code, Failure, Result};
-use crate::store::{not_started, open_failure};
+use crate::store::{create_or_open, not_started};
 use crate::{console, host, machine_errors, paths};
 
 /// Builds the machine and runs it until it ends.
@@ -18,21 +17,23 @@ pub(crate) fn run(args: &RunArgs, as_json: bool, quiet: bool) -> Result {
     host::tie_to_parent(args.machine.die_with_parent)?;
     let socket = paths::socket(&args.name)?;
     host::check_name(&socket)?;
-    let store = paths::store(&args.store)?;
     let config = MachineConfig {
         name: args.name.clone(),
         memory: args.memory.0,
         vcpus: args.vcpus,
+        its: 1,
         hypervisor: hypervisor(args.machine.hypervisor),
         tracking: tracking(&args.machine)?,
         boot: boot(args)?,
         audit: args.machine.audit,
     };
-    let opened = Store::create_or_open(store);
-    let store = opened.map_err(|error| not_started(open_failure(&error)))?;
+    let store = create_or_open(&args.store).map_err(not_started)?;
     let machine =
         Machine::create(config, console::output(as_json)).map_err(|e| machine_errors::create(&e))?;
-    host::run(machine, socket, store, as_json, quiet)
+    check_with(&machine, &args.machine)?;
+    let store = store.durability(args.schedule.durability.into());
+    let place = host::Place { socket, store, schedule: &args.schedule };
+    host::run(machine, place, as_json, quiet)
 }
 
 fn boot(args: &RunArgs) -> Result<Boot> {
@@ -76,6 +77,16 @@ fn pattern_of(pattern: args::Pattern) -> Pattern {
         args::Pattern::Bursty => Pattern::Bursty { burst: 256, idle: 65_536 },
         args::Pattern::Rewrite => Pattern::Rewrite,
     }
+}
+
+/// Holds the tracking against a second look, if that is asked for.
+pub(crate) fn check_with(machine: &Machine, args: &MachineArgs) -> Result {
+    let with = match args.check_with {
+        None => return Ok(()),
+        Some(args::CheckWith::Uffd) => CheckWith::Uffd,
+        Some(args::CheckWith::Hash) => CheckWith::Hash,
+    };
+    machine.check_with(with).map_err(|error| not_started(Failure::new(Code::Tracking, error)))
 }
 
 /// What the library calls the choice of hypervisor.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use ringmark_control::{CheckOutcome, Client, GuestState};
+use ringmark_image::Store;
 
 use super::{Home, wait_for};
 
@@ -20,9 +21,17 @@ pub(crate) fn base_and_increment(hypervisor: &str) -> (Home, [String; 2]) {
 }
 
 impl Home {
-    /// A file of image `id`.
-    pub(crate) fn image_file(&self, id: &str, name: &str) -> PathBuf {
-        self.store().join("images").join(id).join(name)
+    /// The file of image `id` in the directory `of`, `images` or `packs`; the image is whole.
+    pub(crate) fn image_file(&self, id: &str, of: &str) -> PathBuf {
+        let dir = self.store().join(of);
+        let name = if of == "images" {
+            let names = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+            names.into_iter().find(|name| name.ends_with(id)).unwrap()
+        } else {
+            let image = Store::open(self.store()).unwrap().image(id.parse().unwrap()).unwrap();
+            image.summary().packs.iter().find(|pack| pack.own).unwrap().name.clone()
+        };
+        dir.join(name)
     }
 
     /// Flips the lowest bit of one byte of a file of image `id`, somewhere in its middle.
@@ -61,8 +70,14 @@ impl Home {
         assert_eq!(outcome, (CheckOutcome::Ok, CheckOutcome::Ok), "{check:?}");
     }
 
-    /// Unfinished images in the store.
+    /// Writers of the store that have not finished, and what others have left.
     pub(crate) fn leftovers(&self) -> usize {
-        fs::read_dir(self.store().join("partial")).unwrap().count()
+        let listing = Store::open(self.store()).unwrap().list().unwrap();
+        let used = |name: &str| listing.images.iter().any(|i| i.packs.iter().any(|p| p.name == name));
+        let names = |of: &str| -> Vec<String> {
+            let entries = fs::read_dir(self.store().join(of)).unwrap();
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        names("writers").len() + names("packs").iter().filter(|name| !used(name)).count()
     }
 }
