@@ -249,7 +249,7 @@ impl Client {
                     Event::Progress(event) => progress(event),
                     Event::Result(checkpoint) => {
                         self.check_schema(checkpoint.schema)?;
-                        return Ok(checkpoint);
+                        return Ok(*checkpoint);
                     }
                     Event::Error(failure) => return Err(failure.into()),
                 }

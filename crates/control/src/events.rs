@@ -42,7 +42,7 @@ impl Body for EventBody {
         }
         let Some(result) = self.result.as_mut() else { return Poll::Ready(None) };
         let last = match ready!(Pin::new(result).poll(cx)) {
-            Ok(Ok(checkpoint)) => Event::Result(checkpoint),
+            Ok(Ok(checkpoint)) => Event::Result(Box::new(checkpoint)),
             Ok(Err(failure)) => Event::Error(failure),
             // The sender was dropped in a panic.
             Err(_) => Event::Error(routes::panicked()),

@@ -309,7 +309,7 @@ pub enum Event {
     /// On its way.
     Progress(Progress),
     /// Done: the last line.
-    Result(Checkpoint),
+    Result(Box<Checkpoint>),
     /// Failed: the last line.
     Error(Failure),
 }

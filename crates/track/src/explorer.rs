@@ -183,7 +183,7 @@ fn explore(scenario: &Scenario) {
         let outcome = play.run();
         let world = play.world.clone();
         drop(play);
-        schedule = std::mem::replace(&mut world.lock().schedule, Schedule::first());
+        schedule = world.lock().end();
         played += 1;
         if let Err(lost) = outcome {
             panic!("{}: {lost}; schedule {played}: {:?}", scenario.name, schedule.decisions());

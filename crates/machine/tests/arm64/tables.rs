@@ -141,6 +141,7 @@ impl Subject {
     }
 
     /// The pages of one translation service among them.
+    #[cfg(feature = "mutants")]
     pub(crate) fn is_of(&self, gfn: u64, its: u64) -> bool {
         let start = self.gfn(self.interrupts.device_table(its));
         let end = self.gfn(self.interrupts.translation_table(its, self.interrupts.devices - 1));

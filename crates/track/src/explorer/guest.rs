@@ -113,6 +113,12 @@ impl World {
         self.actors.push(Actor { steps, next: 0, vcpu, full: false, guard: None });
     }
 
+    /// Lets go of everybody, who hold the tracker that holds the world; returns the schedule.
+    pub(super) fn end(&mut self) -> Schedule {
+        self.actors.clear();
+        std::mem::replace(&mut self.schedule, Schedule::first())
+    }
+
     fn may_step(&self, at: usize, turn: Turn) -> bool {
         let actor = &self.actors[at];
         // A full ring is for the collector, which is one thread; a stopped writer does nothing.
