@@ -76,7 +76,7 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// Write the memory of an image to a file, raw or as a core file for debuggers.
     Export(ExportArgs),
-    /// Make an image of a file of raw memory; it can be looked into and compared, but not restored.
+    /// Make an image of a file of raw memory, to look into and to compare.
     Import(ImportArgs),
     /// Say what this host can do, and what stands in the way.
     ///

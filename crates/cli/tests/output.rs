@@ -44,7 +44,7 @@ fn documents() {
 
     let verified = document(&home.run(&["verify", "--json"]).succeeded());
     assert_eq!((&verified["ok"], &verified["failed"]), (&true.into(), &Value::Array(vec![])));
-    has(&verified["images"][0], &["id", "layers", "pages", "bytes_read"]);
+    has(&verified["images"][0], &["id", "packs", "pages", "bytes_read"]);
 
     let doctor = home.run(&["doctor", "--json"]);
     let examined = document(&doctor);
@@ -126,7 +126,7 @@ fn tables_for_people() {
         assert!(images.stdout.contains(word), "no `{word}`: {images:#?}");
     }
     let verified = home.run(&["verify", "vm1"]).succeeded();
-    for word in ["image", "layers", "result", "ok"] {
+    for word in ["image", "packs", "result", "ok"] {
         assert!(verified.stdout.contains(word), "no `{word}`: {verified:#?}");
     }
     let doctor = home.run(&["doctor"]);
@@ -276,6 +276,12 @@ fn every_command_explains_itself() {
         "restore",
         "images",
         "verify",
+        "diff",
+        "flatten",
+        "prune",
+        "rm",
+        "export",
+        "import",
         "doctor",
         "conformance",
         "torture",
