@@ -235,9 +235,12 @@ fn with_the_tracker_an_overrun_ring_loses_nothing_and_is_read_on() {
         let full = rig.sweep(2 * PAGES);
         let by_source = rig.cut();
         let events = rig.events();
-        // No event without an overrun, and no other event.
-        assert!(events.iter().all(|event| matches!(event, Event::RingOverflow { .. })), "{events:?}");
-        overruns += events.len();
+        // No event without an overrun. What the kernel pushed over entries that wait for their reset it does not count as
+        // reset, so a short count may follow; nothing else does.
+        let known = |event: &Event| matches!(event, Event::RingOverflow { .. } | Event::ShortReset { .. });
+        assert!(events.iter().all(known), "{events:?}");
+        assert!(matches!(events.first(), None | Some(Event::RingOverflow { .. })), "{events:?}");
+        overruns += events.iter().filter(|event| matches!(event, Event::RingOverflow { .. })).count();
         if let Some(event) = events.first() {
             assert_eq!(by_source.total(), 2 * PAGES, "every page is reported");
             eprintln!("overflow, contained: {event} ({} such events at {full} full exits)", events.len());
