@@ -219,7 +219,7 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "vm1")]
     pub(crate) name: String,
 
-    /// An ELF image with a PVH note: a Linux `vmlinux`, or any other.
+    /// On x86-64 an ELF image with a PVH note: a Linux `vmlinux`, or any other. On arm64 a flat image: a Linux `Image`.
     #[arg(long, value_name = "FILE", conflicts_with = "guest")]
     pub(crate) kernel: Option<PathBuf>,
 
