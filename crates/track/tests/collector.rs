@@ -231,6 +231,39 @@ fn pages_of_a_reset_that_failed_come_with_the_next_harvest() {
 }
 
 #[test]
+fn what_an_overrun_ring_lost_is_suspect_although_its_reset_fails() {
+    let mut rig = rig();
+    // Before the first entry: the collector looks at the ring by itself, too.
+    *rig.vm.refuse_reset.lock().unwrap() = Some(Errno::EINVAL);
+    // A ring full to its last entry may have been pushed over, and later counts need not show it.
+    for offset in 0..256 {
+        rig.ring.push(slot(0), offset);
+    }
+    rig.tracker.open().unwrap().round().unwrap_err();
+    *rig.vm.refuse_reset.lock().unwrap() = None;
+    assert_eq!(rig.round().0.len(), 1070, "the entries that were overwritten may have been of any page");
+    assert!(rig.vm.toggled().contains(&slot(1)));
+    let events = rig.tracker.events().take();
+    assert!(events.iter().any(|event| matches!(event, Event::RingOverflow { .. })), "{events:?}");
+}
+
+#[test]
+fn what_a_short_reset_left_writable_is_suspect_although_the_next_reset_fails() {
+    let mut rig = rig();
+    rig.ring.push(slot(1), 1);
+    rig.ring.push(slot(1), 2);
+    *rig.vm.cut_short.lock().unwrap() = Some(1);
+    let vm = Arc::clone(&rig.vm);
+    // The first reset is counted already when this is looked at, the second is not.
+    *rig.vm.before_reset.lock().unwrap() =
+        Some(Box::new(move || *vm.refuse_reset.lock().unwrap() = Some(Errno::EINVAL)));
+    rig.tracker.open().unwrap().round().unwrap_err();
+    *rig.vm.refuse_reset.lock().unwrap() = None;
+    assert_eq!(rig.round().0.len(), 70);
+    assert_eq!(rig.vm.toggled(), [slot(1)]);
+}
+
+#[test]
 fn a_slot_that_cannot_be_protected_again_is_suspect_until_it_can() {
     let mut rig = rig();
     *rig.vm.refuse_flags.lock().unwrap() = Some((slot(1), Errno::ENOMEM));

@@ -199,15 +199,18 @@ impl Rings {
                 read.push(at);
             }
             entries += taken.entries;
+            // At once: the next ring may fail, and what is owed and not counted would never be asked for.
+            self.owed += taken.entries;
             if taken.overflow {
                 ring.cursors = Cursors::Aligned;
                 overflowed.push((at, taken.entries));
             }
         }
-        self.owed += entries;
         Stats::add(&self.stats.entries, u64::from(entries));
 
-        if !self.reset(lock, vcpus)? {
+        // A reset that fails is reported last: what the harvest showed is known now, and by nobody later.
+        let reset = self.reset(lock, vcpus);
+        if matches!(reset, Ok(false)) {
             // Entries were overwritten between harvest and reset, or are somebody else's.
             for at in read {
                 self.rings[at].cursors = Cursors::Lost;
@@ -227,7 +230,7 @@ impl Rings {
                 self.reaper.events().push(Event::RingOverflow { vcpu: ring.vcpu, taken, size: ring.size });
             }
         }
-        Ok(entries)
+        reset.map(|_| entries)
     }
 
     /// Returns everything that is owed to the kernel and compares its count; whether in the end it took exactly that.
@@ -245,21 +248,16 @@ impl Rings {
             return Ok(true);
         }
         let first = self.reset_once(lock)?;
-        let mut total = u64::from(first);
-        if first < harvested {
-            // What is left is reset before the slots are re-protected, so that nothing is owed then.
-            loop {
-                let more = self.reset_once(lock)?;
-                total += u64::from(more);
-                if more == 0 || total >= u64::from(harvested) {
-                    break;
-                }
-            }
+        // What a short one left is reset before the slots are re-protected, so that nothing is owed then.
+        let rest = self.reset_rest(lock, harvested - first.min(harvested));
+        let total = u64::from(first) + rest.as_ref().map_or(0, |&rest| rest);
+        let slots = self.owed_slots.clone();
+        if rest.is_ok() {
+            self.owed = 0;
+            self.owed_slots.clear();
         }
-        self.owed = 0;
-        let slots = std::mem::take(&mut self.owed_slots);
         if mutant::active(Mutant::ShortResetIgnored) {
-            return Ok(total == u64::from(harvested));
+            return rest.map(|_| total == u64::from(harvested));
         }
         if first > harvested {
             lock.reprotect_all(&mut self.collected);
@@ -270,7 +268,20 @@ impl Rings {
             }
             self.reaper.events().push(Event::ShortReset { harvested, reset: first, slots });
         }
-        Ok(total == u64::from(harvested))
+        rest.map(|_| total == u64::from(harvested))
+    }
+
+    /// Resets until `left` entries more were taken, or none are; returns how many were.
+    fn reset_rest(&mut self, lock: &mut Locked<'_>, left: u32) -> Result<u64, CollectError> {
+        let mut total = 0;
+        while total < u64::from(left) {
+            let more = self.reset_once(lock)?;
+            total += u64::from(more);
+            if more == 0 {
+                break;
+            }
+        }
+        Ok(total)
     }
 
     fn reset_once(&mut self, lock: &mut Locked<'_>) -> Result<u32, CollectError> {
