@@ -1,15 +1,24 @@
 //! The lines that a lab kernel prints on its serial console, for the program that booted it.
 //!
 //! Each is [`PREFIX`] and one [`Line`] as JSON. The first is [`Line::Kernel`], then comes one [`Line::Case`] per case of
-//! the conformance suite; then, for each test program, one [`Line::Test`] per test and its [`Line::Program`]; and
-//! [`Line::End`] is the last. A console that goes silent before it is that of a failed run, whatever the lines so
-//! far say.
+//! the conformance suite; then, for each test program, one [`Line::Test`] per test and its [`Line::Program`]; all of
+//! this as often as it is to be repeated; and [`Line::End`] is the last. A console that goes silent before it is that of
+//! a failed run, whatever the lines so far say.
+
+mod tail;
 
 use std::fmt;
 use std::str::FromStr;
 
 use ringmark_conformance::CaseReport;
 use serde::{Deserialize, Serialize};
+
+pub use tail::Tail;
+
+/// The environment variable that names what alone is to be asked and run: a part of a case's or test's name.
+pub const ONLY: &str = "RINGMARK_LAB_ONLY";
+/// The environment variable that says how often all of it is to be done.
+pub const REPEAT: &str = "RINGMARK_LAB_REPEAT";
 
 /// What every line of the protocol begins with; all else on the console is the kernel's.
 pub const PREFIX: &str = "ringmark-lab: ";
@@ -49,6 +58,8 @@ pub enum Line {
         passed: bool,
         /// What its tests said that they skipped. Nothing may be skipped here.
         skipped: Vec<String>,
+        /// What the tests that failed have said, or the program itself if it failed without naming one.
+        said: Vec<Said>,
     },
     /// The kernel cannot be asked, and why. Nothing follows.
     Broken {
@@ -62,6 +73,15 @@ pub enum Line {
         /// How many programs.
         programs: usize,
     },
+}
+
+/// What something that failed has said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The name of the test, as its [`Line::Test`] has it, or that of the program.
+    pub of: String,
+    /// The end of what it printed.
+    pub tail: Tail,
 }
 
 impl fmt::Display for Line {

@@ -4,6 +4,7 @@
 //! Started by anything but a kernel (on a host that has the right KVM itself) it only asks, runs and prints; its argument
 //! is then the directory of the test programs.
 
+mod choice;
 mod machine;
 mod programs;
 mod suite;
@@ -11,9 +12,11 @@ mod suite;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
+use choice::Choice;
 use ringmark_lab::Line;
+use suite::Suite;
 
 fn main() -> ExitCode {
     let first = rustix::process::getpid().as_raw_nonzero().get() == 1;
@@ -29,13 +32,22 @@ fn main() -> ExitCode {
 
 /// Asks the suite, then runs the programs.
 fn run() -> Result<()> {
+    let choice = Choice::from_environment()?;
     let directory =
         std::env::args_os().nth(1).map_or_else(|| PathBuf::from(machine::PROGRAMS), PathBuf::from);
-    let programs = programs::find(&directory)?;
-    let cases = suite::ask(programs.len())?;
-    for program in &programs {
-        programs::run(program)?;
+    let programs = programs::find(&directory, &choice)?;
+    let suite = Suite::open(&choice)?;
+    if let Some(only) = &choice.only {
+        ensure!(suite.cases() + programs.len() > 0, "{only} is in the name of no case and no test");
     }
-    println!("{}", Line::End { cases, programs: programs.len() });
+    let (cases, runs) = (choice.repeat * suite.cases(), choice.repeat * programs.len());
+    println!("{}", Line::Kernel { kernel: suite.kernel(), cases, programs: runs });
+    for _ in 0..choice.repeat {
+        suite.ask();
+        for program in &programs {
+            programs::run(program)?;
+        }
+    }
+    println!("{}", Line::End { cases, programs: runs });
     Ok(())
 }

@@ -6,26 +6,32 @@ mod boot;
 mod build;
 mod initrd;
 mod kernel;
+mod options;
 mod shell;
 mod toolchain;
 mod tools;
 mod transcript;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ringmark_conformance::Report;
+use ringmark_conformance::{Outcome, Report};
+use ringmark_lab::Tail;
 
 pub(crate) use self::arch::Arch;
+pub(crate) use self::options::Options;
 use self::transcript::{Tests, Transcript};
 
-/// How long a boot and every case together may take.
+/// How long a boot and every case together may take, once.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// The longest silence of a console: longer than any case, its own limit included.
 const SILENCE: Duration = Duration::from_secs(6 * 60);
+/// How many failures are quoted.
+const QUOTED: usize = 10;
 
 /// The root of the checkout.
 pub(crate) fn root() -> PathBuf {
@@ -43,35 +49,46 @@ pub(crate) fn report_path(arch: Arch) -> PathBuf {
 }
 
 /// Builds, boots, reads, and reports.
-pub(crate) fn run(arch: Arch) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let arch = options.arch;
     let home = directory().join(arch.name());
     fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
     let lock = File::create(home.join("lock")).context("cannot create the lab's lock")?;
     ensure!(lock.try_lock().is_ok(), "another run of the {} lab is under way", arch.name());
-    // A run that fails leaves no report of an earlier one behind.
+    // A run that fails leaves no report of an earlier one behind; one of a part says nothing about the whole.
     let report_path = report_path(arch);
-    if report_path.exists() {
+    if options.is_whole() && report_path.exists() {
         fs::remove_file(&report_path).context("cannot remove the last report")?;
     }
 
     let start = Instant::now();
-    let command = command(arch, &home)?;
+    let command = command(options, &home)?;
     println!("prepared in {:.1} s", start.elapsed().as_secs_f64());
 
     let start = Instant::now();
     let console = home.join("console.log");
-    let mut transcript = Transcript::default();
-    let ended = boot::watch(command, LIMIT, SILENCE, &console, |line| transcript.take(line));
-    let (report, tests) = ended.and_then(|()| transcript.finish(arch.target_name())).with_context(|| {
-        format!("the {} lab failed; its console is in {}", arch.name(), console.display())
-    })?;
+    let (mut transcript, mut end) = (Transcript::default(), Tail::default());
+    let limit = LIMIT.saturating_mul(options.repeat.get());
+    let ended = boot::watch(command, limit, SILENCE, &console, |line| {
+        end.push(line.trim_end());
+        transcript.take(line)
+    });
+    let (report, tests) = ended
+        .and_then(|()| transcript.finish(arch.target_name()))
+        .inspect_err(|_| print!("the console ends with\n{end}"))
+        .with_context(|| {
+            format!("the {} lab failed; its console is in {}", arch.name(), console.display())
+        })?;
     println!("ran for {:.1} s", start.elapsed().as_secs_f64());
-    save(&report, &report_path)?;
+    if options.is_whole() {
+        save(&report, &report_path)?;
+    }
     judge(&report, &tests).with_context(|| format!("the console is in {}", console.display()))
 }
 
 /// What to start: an emulator with the kernel, or the program alone where the machine itself will do.
-fn command(arch: Arch, home: &Path) -> Result<Command> {
+fn command(options: &Options, home: &Path) -> Result<Command> {
+    let arch = options.arch;
     let native = arch == Arch::Arm64 && arch.is_host() && Path::new("/dev/kvm").exists();
     if native {
         println!("this machine is one itself: no emulation");
@@ -79,7 +96,7 @@ fn command(arch: Arch, home: &Path) -> Result<Command> {
         let built = build::build(arch)?;
         build::collect(&built.tests, &tests)?;
         let mut command = Command::new(built.program);
-        command.arg(tests);
+        command.arg(tests).envs(options.environment());
         return Ok(command);
     }
     tools::require(&arch.tools())?;
@@ -88,7 +105,7 @@ fn command(arch: Arch, home: &Path) -> Result<Command> {
     let built = build::build(arch)?;
     let initrd = home.join("initrd");
     initrd::write(&initrd, &built.program, &kernel.modules, &built.tests)?;
-    Ok(arch.emulator(&kernel.image, &initrd))
+    Ok(arch.emulator(&kernel.image, &initrd, &options.environment()))
 }
 
 fn save(report: &Report, path: &Path) -> Result<()> {
@@ -102,7 +119,67 @@ fn judge(report: &Report, tests: &Tests) -> Result<()> {
         report.target, report.kernel, report.passed, report.failed, report.skipped, report.deviations
     );
     println!("tests: {} passed, {} failed", tests.passed, tests.failed.len());
+    print!("{}", evidence(report, tests));
     ensure!(report.failed == 0, "{} of {} cases failed", report.failed, report.cases.len());
-    ensure!(tests.failed.is_empty(), "tests failed: {}", tests.failed.join(", "));
+    let failed: BTreeSet<_> = tests.failed.iter().map(String::as_str).collect();
+    ensure!(failed.is_empty(), "tests failed: {}", Vec::from_iter(failed).join(", "));
     Ok(())
+}
+
+/// What the cases and tests that failed have said themselves.
+fn evidence(report: &Report, tests: &Tests) -> String {
+    let failed = report.cases.iter().filter(|case| case.result == Outcome::Failed);
+    let cases = failed.map(|case| format!("{} {}:\n    {}\n", case.id, case.name, case.detail));
+    let all: Vec<String> =
+        cases.chain(tests.said.iter().map(|said| format!("{}:\n{}", said.of, said.tail))).collect();
+    let mut text: String = all.iter().take(QUOTED).map(|said| format!("\n{said}")).collect();
+    if all.len() > QUOTED {
+        text += &format!("\n{} more have said something, see the console\n", all.len() - QUOTED);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmark_conformance::CaseReport;
+    use ringmark_lab::Said;
+
+    use super::*;
+
+    fn failures(cases: usize, tests: usize) -> (Report, Tests) {
+        let case = |number| CaseReport {
+            id: format!("T{number:02}"),
+            name: "reset".into(),
+            result: if number == 0 { Outcome::Passed } else { Outcome::Failed },
+            detail: format!("expected {number}"),
+        };
+        let said = |number| {
+            let mut tail = Tail::default();
+            tail.push(&format!("panic {number}"));
+            Said { of: format!("kvm::test{number}"), tail }
+        };
+        let failed = (1..=tests).map(|number| format!("kvm::test{number}")).collect();
+        let tests = Tests { passed: 1, failed, said: (1..=tests).map(said).collect() };
+        (Report::new("lab", "Linux", (0..=cases).map(case).collect()), tests)
+    }
+
+    #[test]
+    fn whatever_failed_is_quoted_and_is_an_error() {
+        let (report, tests) = failures(1, 1);
+        assert_eq!(evidence(&report, &tests), "\nT01 reset:\n    expected 1\n\nkvm::test1:\n    panic 1\n");
+        for (cases, tests, good) in [(0, 0, true), (1, 0, false), (0, 1, false)] {
+            let (report, tests) = failures(cases, tests);
+            assert_eq!(judge(&report, &tests).is_ok(), good);
+        }
+        let (report, tests) = failures(0, 0);
+        assert_eq!(evidence(&report, &tests), "");
+    }
+
+    #[test]
+    fn of_many_failures_the_first_are_quoted() {
+        let (report, tests) = failures(0, QUOTED + 3);
+        let text = evidence(&report, &tests);
+        assert!(text.contains("test10:") && !text.contains("test11:"), "{text}");
+        assert!(text.ends_with("\n3 more have said something, see the console\n"), "{text}");
+    }
 }

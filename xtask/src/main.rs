@@ -8,8 +8,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::lab::Arch;
-
 /// Tasks of this repository.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
@@ -25,11 +23,7 @@ enum Task {
     /// What is missing is installed with apt, which needs root. The kernel is Debian's newest cloud kernel; it, the
     /// programs, and the console's last output stay under target/lab. On an arm64 machine with /dev/kvm, `arm64` asks
     /// that machine's own kernel.
-    Lab {
-        /// The lab kernel's architecture.
-        #[arg(value_enum)]
-        arch: Arch,
-    },
+    Lab(lab::Options),
     /// Puts known mistakes back, one at a time, expects a named test to notice each, and writes docs/lossless.md.
     Mutants(mutants::Options),
     /// Writes docs/conformance.md: the engine, this host's /dev/kvm, and the last result of each lab.
@@ -38,7 +32,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Args::parse().task {
-        Task::Lab { arch } => lab::run(arch),
+        Task::Lab(options) => lab::run(&options),
         Task::Mutants(options) => mutants::run(&options),
         Task::ConformanceMatrix => matrix::write(),
     };

@@ -149,8 +149,8 @@ impl Arch {
         }
     }
 
-    /// The emulator, with a machine whose processor can virtualise.
-    pub(crate) fn emulator(self, kernel: &Path, initrd: &Path) -> Command {
+    /// The emulator, with a machine whose processor can virtualise. `environment` is that of the first program.
+    pub(crate) fn emulator(self, kernel: &Path, initrd: &Path, environment: &[(&str, String)]) -> Command {
         let (program, machine, cpu, memory, console) = match self {
             Self::Arm64 => (
                 "qemu-system-aarch64",
@@ -166,7 +166,11 @@ impl Arch {
         command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
         // The console is for the protocol: of the kernel's own messages only the fatal ones.
-        command.args(["-append", &format!("console={console} panic=-1 quiet loglevel=1")]);
+        let mut line = format!("console={console} panic=-1 quiet loglevel=1");
+        for (name, value) in environment {
+            line += &format!(" {name}={value}");
+        }
+        command.args(["-append", &line]);
         command
     }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail, ensure};
 use ringmark_conformance::{CaseReport, Outcome, Report};
-use ringmark_lab::{Line, find};
+use ringmark_lab::{Line, Said, find};
 
 /// The lines so far.
 #[derive(Debug, Default)]
@@ -12,6 +12,8 @@ pub(super) struct Transcript {
     kernel: Option<Announced>,
     reports: Vec<CaseReport>,
     tests: Tests,
+    /// Failures before the test program that is running.
+    before: usize,
     programs: usize,
     ended: bool,
 }
@@ -28,8 +30,10 @@ struct Announced {
 #[derive(Debug, Default)]
 pub(super) struct Tests {
     pub(super) passed: usize,
-    /// Tests that failed, programs that ended badly, and what was skipped.
+    /// Tests that failed, programs that ended badly though no test of theirs had failed, and what was skipped.
     pub(super) failed: Vec<String>,
+    /// What those that failed have said.
+    pub(super) said: Vec<Said>,
 }
 
 impl Transcript {
@@ -57,12 +61,14 @@ impl Transcript {
                     self.tests.failed.push(name);
                 }
             }
-            Some(Line::Program { name, passed, skipped }) => {
+            Some(Line::Program { name, passed, skipped, said }) => {
                 self.programs += 1;
-                if !passed {
+                if !passed && self.tests.failed.len() == self.before {
                     self.tests.failed.push(format!("{name} as a whole"));
                 }
                 self.tests.failed.extend(skipped);
+                self.before = self.tests.failed.len();
+                self.tests.said.extend(said);
             }
             Some(Line::Broken { why }) => bail!("{why}"),
             Some(Line::End { cases, programs }) => {
@@ -109,6 +115,8 @@ fn print(case: &CaseReport, millis: u64) {
 
 #[cfg(test)]
 mod tests {
+    use ringmark_lab::Tail;
+
     use super::*;
 
     fn kernel() -> Line {
@@ -127,7 +135,8 @@ mod tests {
 
     fn program(passed: bool, skipped: &[&str]) -> Line {
         let skipped = skipped.iter().map(ToString::to_string).collect();
-        Line::Program { name: "kvm".into(), passed, skipped }
+        let said = if passed { Vec::new() } else { vec![Said { of: "kvm".into(), tail: Tail::default() }] };
+        Line::Program { name: "kvm".into(), passed, skipped, said }
     }
 
     const END: Line = Line::End { cases: 1, programs: 1 };
@@ -156,7 +165,20 @@ mod tests {
         let test = Line::Test { name: "kvm::saves".into(), passed: false };
         let bad = [kernel(), case(), test, program(false, &["SKIPPED loads: no memory"]), END];
         let (_, tests) = read(&bad).expect("whole");
-        assert_eq!(tests.failed, ["kvm::saves", "kvm as a whole", "SKIPPED loads: no memory"]);
+        assert_eq!(tests.failed, ["kvm::saves", "SKIPPED loads: no memory"]);
+        assert_eq!(tests.said.len(), 1);
+        let (_, tests) = read(&[kernel(), case(), program(false, &[]), END]).expect("whole");
+        assert_eq!(tests.failed, ["kvm as a whole"]);
+    }
+
+    #[test]
+    fn every_round_is_judged_by_itself() {
+        let two = Line::Kernel { kernel: "Linux 6.12".into(), cases: 2, programs: 2 };
+        let test = Line::Test { name: "kvm::saves".into(), passed: false };
+        let end = Line::End { cases: 2, programs: 2 };
+        let (bad, worse) = (program(false, &[]), program(false, &[]));
+        let (report, tests) = read(&[two, case(), test, bad, case(), worse, end]).expect("whole");
+        assert_eq!((report.passed, tests.failed), (2, vec!["kvm::saves".into(), "kvm as a whole".into()]));
     }
 
     #[test]
