@@ -33,11 +33,12 @@ fn without_an_interrupt_controller_it_leaves_interrupts_alone() {
 fn certificates_are_written_at_el0_and_interrupts_taken() {
     let Some(system) = system("certificates_are_written_at_el0_and_interrupts_taken") else { return };
     let mut machine = Machine::new(&system, WHOLE);
-    machine.write(3000);
+    machine.write(100);
     assert_eq!(machine.printed(), "ringmark guest: 2 vCPUs, 64 pages, pattern uniform\n");
+    machine.take_interrupts(100);
     let (raised, taken) = machine.tally();
     eprintln!("{taken} of {raised} interrupts taken");
-    assert!(raised >= taken && taken > 50, "{taken} of {raised} interrupts taken");
+    assert!(raised >= taken, "{taken} of {raised} interrupts taken");
 
     // Wherever it is stopped, a vCPU is at EL0, or in what comes first in the image: the handlers.
     let mut at_el0 = 0;
@@ -51,12 +52,17 @@ fn certificates_are_written_at_el0_and_interrupts_taken() {
 
     let lines = machine.interrupts.expect("interrupts").lines();
     assert_eq!(lines, 1024);
-    let before = machine.tally().0;
-    let [guest, outside] = machine.check();
-    assert!(guest.is_ok() && guest.lanes > 0, "{guest}");
-    assert_eq!(outside, guest, "the programs hold, so both see the same");
-    let (raised, taken) = machine.tally();
-    assert_eq!((raised, taken), (before + lines, raised), "each event was raised once, and taken");
+    // What the first check finds raised is not known: where it was stopped, the first vCPU may have some left to raise.
+    // Between the two checks no program goes on.
+    let tallies = [(); 2].map(|()| {
+        let [guest, outside] = machine.check();
+        assert!(guest.is_ok() && guest.lanes > 0, "{guest}");
+        assert_eq!(outside, guest, "the programs hold, so both see the same");
+        machine.tally()
+    });
+    let [(raised, taken), second] = tallies;
+    assert_eq!(raised, taken, "nothing is on its way after a check");
+    assert_eq!(second, (raised + lines, raised + lines), "each event was raised once, and taken");
 
     machine.write(500);
     machine.tell(Control::STOP);
@@ -72,6 +78,7 @@ fn interrupts_arrive_in_another_vm_three_times_in_a_row() {
     for checkpoint in 0..3 {
         let pending = machine.write_until_pending();
         let saved = machine.save();
+        assert_ne!(saved.pending.as_slice(), [], "some are in the tables");
         drop(machine);
         machine = Machine::restore(&system, SMALL, &saved);
         let [guest, outside] = machine.check();
