@@ -4,14 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringmark_dirty::DirtyPages;
 use ringmark_kvm::System;
 use ringmark_probe::*;
 use ringmark_track::{Audit, BoxError, BySource, Event, Memory, RingFull, Tracker, Vcpus, Wish};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Several batches of 64 entries, and a moment's work for an emulated kernel.
 const PAGES: u64 = 2000;
 
@@ -310,7 +310,13 @@ fn a_guest_that_does_not_end_is_given_up() {
     let (guest, _) = Guest::new(&system, Wish::Bitmap, &[64]).unwrap();
     let mut cpu = guest.processor(0, Privilege::User).unwrap();
     cpu.start(Program::Scatter { first: 0, pages: 64, seed: 1 }).unwrap();
-    let ended = cpu.finish(Duration::from_millis(200), || Ok(()));
-    assert!(matches!(ended, Err(ProbeError::Timeout(_))), "{ended:?}");
-    assert!((0..64).any(|page| guest.ram().word(page) != Some(0)), "it stored all the while");
+    let begun = Instant::now();
+    let mut stores = false;
+    // A busy host may give the guest none of the first moment.
+    while !stores && begun.elapsed() < LIMIT {
+        let ended = cpu.finish(Duration::from_millis(200), || Ok(()));
+        assert!(matches!(ended, Err(ProbeError::Timeout(_))), "{ended:?}");
+        stores = (0..64).any(|page| guest.ram().word(page) != Some(0));
+    }
+    assert!(stores, "it stores all the while");
 }

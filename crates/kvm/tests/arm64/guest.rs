@@ -16,6 +16,8 @@ use ringmark_kvm::{Exit, Power, System, Vcpu, Vm};
 use crate::memory::Memory;
 
 pub(crate) const PAGE: u64 = 4096;
+/// How long a program may take: all is emulated in the lab, twice.
+const LIMIT: Duration = Duration::from_secs(120);
 /// Where programs lie, in memslot 0.
 pub(crate) const CODE: u64 = 0x2000_0000;
 /// Where data slots go.
@@ -232,7 +234,7 @@ pub(crate) fn run_through(vcpu: &mut Vcpu, mut full: impl FnMut()) -> u32 {
     // A guest that never says so is interrupted, which fails the test.
     let (running, ended) = mpsc::channel::<()>();
     thread::spawn(move || {
-        if ended.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
             kick.kick().unwrap();
         }
     });

@@ -2,16 +2,15 @@
 
 #![cfg(feature = "mutants")]
 
+use std::time::Instant;
+
 use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_image::Store;
 use ringmark_machine::{CheckpointError, CheckpointOptions};
 use ringmark_track::{Escape, SourceKind};
 
 use crate::common::{checkpoint, store};
-use crate::tables::{Subject, on_each};
-
-/// Checkpoints in the wrong order at most: which event the guest maps anew is left to chance.
-const ATTEMPTS: u32 = 30;
+use crate::tables::{LIMIT, Subject, on_each};
 
 /// Puts the right order back, however the test ends.
 struct Reversed;
@@ -55,7 +54,10 @@ fn the_audit_names_the_tables_that_the_wrong_order_loses() {
         let subject = Subject::start(hypervisor);
         let (tables, pending) = (subject.table_pages(), subject.pending_pages());
         let mut named = [false; 2];
-        for _ in 0..ATTEMPTS {
+        // Which event the guest maps anew is left to chance, and how many of them to the time it gets.
+        let (begun, mut cuts) = (Instant::now(), 0);
+        while named != [true; 2] && begun.elapsed() < LIMIT {
+            cuts += 1;
             for escape in lost(&subject, &store) {
                 let page = escape.gfn.0;
                 assert!(tables.contains(&page) || pending.contains(&page), "{escape}");
@@ -64,10 +66,8 @@ fn the_audit_names_the_tables_that_the_wrong_order_loses() {
                     *named |= tables.contains(&page) && subject.is_of(page, its);
                 }
             }
-            if named == [true; 2] {
-                break;
-            }
         }
+        eprintln!("{cuts} cuts in the wrong order");
         assert_eq!(named, [true; 2], "of each ITS the audit names a table page that was lost");
         // In the right order the same machine goes on, from a base.
         subject.take_interrupts(50);
