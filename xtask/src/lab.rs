@@ -14,8 +14,10 @@ mod transcript;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -48,47 +50,84 @@ pub(crate) fn report_path(arch: Arch) -> PathBuf {
     directory().join(format!("{}.json", arch.name()))
 }
 
-/// Builds, boots, reads, and reports.
+/// Builds, boots, reads, and reports; with several labs, one after the other up to the boot and then all at once.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let arch = options.arch;
-    let home = directory().join(arch.name());
-    fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-    let lock = File::create(home.join("lock")).context("cannot create the lab's lock")?;
-    ensure!(lock.try_lock().is_ok(), "another run of the {} lab is under way", arch.name());
-    // A run that fails leaves no report of an earlier one behind; one of a part says nothing about the whole.
-    let report_path = report_path(arch);
-    if options.is_whole() && report_path.exists() {
-        fs::remove_file(&report_path).context("cannot remove the last report")?;
-    }
-
-    let start = Instant::now();
-    let command = command(options, &home)?;
-    println!("prepared in {:.1} s", start.elapsed().as_secs_f64());
-
-    let start = Instant::now();
-    let console = home.join("console.log");
-    let (mut transcript, mut end) = (Transcript::default(), Tail::default());
-    let limit = LIMIT.saturating_mul(options.repeat.get());
-    let ended = boot::watch(command, limit, SILENCE, &console, |line| {
-        end.push(line.trim_end());
-        transcript.take(line)
+    let arches = options.arches();
+    let several = arches.len() > 1;
+    let labs = arches.into_iter().map(|arch| {
+        let prefix = if several { format!("{:<6}", arch.name()) } else { String::new() };
+        Lab::prepare(arch, options, prefix)
     });
-    let (report, tests) = ended
-        .and_then(|()| transcript.finish(arch.target_name()))
-        .inspect_err(|_| print!("the console ends with\n{end}"))
-        .with_context(|| {
-            format!("the {} lab failed; its console is in {}", arch.name(), console.display())
-        })?;
-    println!("ran for {:.1} s", start.elapsed().as_secs_f64());
-    if options.is_whole() {
-        save(&report, &report_path)?;
+    let mut labs: Vec<Lab> = labs.collect::<Result<_>>()?;
+    let ended: Vec<_> = thread::scope(|scope| {
+        let runs: Vec<_> = labs.iter_mut().map(|lab| scope.spawn(|| lab.run(options))).collect();
+        runs.into_iter().map(|run| run.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    let mut failures = Vec::new();
+    for (lab, ended) in labs.iter().zip(ended) {
+        if let Err(error) = ended.and_then(|(report, tests)| judge(&report, &tests)) {
+            failures.push(format!(
+                "{error:#}; the {} console is in {}",
+                lab.arch.name(),
+                lab.console.display()
+            ));
+        }
     }
-    judge(&report, &tests).with_context(|| format!("the console is in {}", console.display()))
+    ensure!(failures.is_empty(), "{}", failures.join("\nerror: "));
+    Ok(())
+}
+
+/// A lab that is ready to boot.
+struct Lab {
+    arch: Arch,
+    command: Command,
+    console: PathBuf,
+    /// Before each line that it prints while it runs.
+    prefix: String,
+    /// Nobody else runs it meanwhile.
+    _lock: File,
+}
+
+impl Lab {
+    fn prepare(arch: Arch, options: &Options, prefix: String) -> Result<Self> {
+        let home = directory().join(arch.name());
+        fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
+        let lock = File::create(home.join("lock")).context("cannot create the lab's lock")?;
+        ensure!(lock.try_lock().is_ok(), "another run of the {} lab is under way", arch.name());
+        // A run that fails leaves no report of an earlier one behind; one of a part says nothing about the whole.
+        let report_path = report_path(arch);
+        if options.is_whole() && report_path.exists() {
+            fs::remove_file(&report_path).context("cannot remove the last report")?;
+        }
+        let start = Instant::now();
+        let command = command(arch, options, &home)?;
+        println!("{prefix}prepared in {:.1} s", start.elapsed().as_secs_f64());
+        Ok(Self { arch, command, console: home.join("console.log"), prefix, _lock: lock })
+    }
+
+    /// Boots, and reads the console to its end.
+    fn run(&mut self, options: &Options) -> Result<(Report, Tests)> {
+        let start = Instant::now();
+        let (mut transcript, mut end) = (Transcript::default(), Tail::default());
+        let limit = LIMIT.saturating_mul(options.repeat.get());
+        let ended = boot::watch(&mut self.command, limit, SILENCE, &self.console, |line| {
+            end.push(line.trim_end());
+            transcript.take(line, |said| println!("{}{said}", self.prefix))
+        });
+        let (report, tests) = ended
+            .and_then(|()| transcript.finish(self.arch.target_name()))
+            .inspect_err(|_| print!("the {} console ends with\n{end}", self.arch.name()))
+            .with_context(|| format!("the {} lab failed", self.arch.name()))?;
+        println!("{}ran for {:.1} s", self.prefix, start.elapsed().as_secs_f64());
+        if options.is_whole() {
+            save(&report, &report_path(self.arch))?;
+        }
+        Ok((report, tests))
+    }
 }
 
 /// What to start: an emulator with the kernel, or the program alone where the machine itself will do.
-fn command(options: &Options, home: &Path) -> Result<Command> {
-    let arch = options.arch;
+fn command(arch: Arch, options: &Options, home: &Path) -> Result<Command> {
     let native = arch == Arch::Arm64 && arch.is_host() && Path::new("/dev/kvm").exists();
     if native {
         println!("this machine is one itself: no emulation");

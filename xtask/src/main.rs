@@ -18,7 +18,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Boots a mainline kernel with KVM under emulation and holds it to every case of the conformance suite.
+    /// Boots mainline kernels with KVM under emulation and holds them to every case of the conformance suite.
     ///
     /// What is missing is installed with apt, which needs root. The kernel is Debian's newest cloud kernel; it, the
     /// programs, and the console's last output stay under target/lab. On an arm64 machine with /dev/kvm, `arm64` asks

@@ -28,7 +28,7 @@ impl Drop for Machine {
 /// # Errors
 /// If it cannot be started, ends by an error of its own, runs for longer than `limit`, or prints nothing for `silence`.
 pub(super) fn watch(
-    mut command: Command,
+    command: &mut Command,
     limit: Duration,
     silence: Duration,
     log: &Path,
@@ -94,7 +94,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         let mut lines = Vec::new();
-        let ended = watch(command, limit, silence, &log, |line| {
+        let ended = watch(&mut command, limit, silence, &log, |line| {
             lines.push(line.trim_end().to_owned());
             Ok(if line.contains("stop") { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });

@@ -2,17 +2,17 @@
 
 use std::num::NonZeroU32;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ringmark_lab::{ONLY, REPEAT};
 
 use super::arch::Arch;
 
-/// Which lab, and what of it.
+/// Which labs, and what of them.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The lab kernel's architecture.
-    #[arg(value_enum)]
-    pub(super) arch: Arch,
+    /// The lab kernel's architecture; of several, all kernels run at the same time, on a processor each.
+    #[arg(value_enum, required = true, value_name = "ARCH")]
+    arches: Vec<Arch>,
     /// Only cases and tests with NAME in their id or name, as the lab prints them; leaves the last report as it is.
     #[arg(long, value_name = "NAME", value_parser = name)]
     only: Option<String>,
@@ -22,6 +22,12 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// The architectures, each once.
+    pub(super) fn arches(&self) -> Vec<Arch> {
+        let named = Arch::value_variants().iter().copied();
+        named.filter(|arch| self.arches.contains(arch)).collect()
+    }
+
     /// Whether a run answers for the whole lab.
     pub(super) fn is_whole(&self) -> bool {
         self.only.is_none() && self.repeat == NonZeroU32::MIN
@@ -57,6 +63,13 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Options, clap::Error> {
         Line::try_parse_from(["lab"].iter().chain(arguments)).map(|line| line.options)
+    }
+
+    #[test]
+    fn an_architecture_is_needed_and_counts_once() {
+        assert!(parse(&[]).is_err());
+        assert_eq!(parse(&["x86"]).expect("fine").arches(), [Arch::X86]);
+        assert_eq!(parse(&["x86", "arm64", "x86"]).expect("fine").arches(), [Arch::Arm64, Arch::X86]);
     }
 
     #[test]

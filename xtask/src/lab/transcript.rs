@@ -37,24 +37,24 @@ pub(super) struct Tests {
 }
 
 impl Transcript {
-    /// Takes a line of the console and prints it if it is a case's; breaks at the last.
+    /// Takes a line of the console, has it `say` what a reader wants to know of it, and breaks at the last.
     ///
     /// # Errors
     /// If the line is damaged, out of order, or says that the kernel cannot be asked.
-    pub(super) fn take(&mut self, console: &str) -> Result<ControlFlow<()>> {
+    pub(super) fn take(&mut self, console: &str, say: impl FnOnce(&str)) -> Result<ControlFlow<()>> {
         match find(console)? {
             None => {}
             Some(Line::Kernel { kernel, cases, programs }) => {
                 ensure!(self.kernel.is_none(), "the machine started over");
-                println!("asking {kernel}: {cases} cases and {programs} test programs");
+                say(&format!("asking {kernel}: {cases} cases and {programs} test programs"));
                 self.kernel = Some(Announced { kernel, cases, programs });
             }
             Some(Line::Case { report, millis }) => {
-                print(&report, millis);
+                say(&in_words(&report, millis));
                 self.reports.push(report);
             }
             Some(Line::Test { name, passed }) => {
-                println!("{name} {}", if passed { "passed" } else { "FAILED" });
+                say(&format!("{name} {}", if passed { "passed" } else { "FAILED" }));
                 if passed {
                     self.tests.passed += 1;
                 } else {
@@ -102,7 +102,7 @@ impl Transcript {
     }
 }
 
-fn print(case: &CaseReport, millis: u64) {
+fn in_words(case: &CaseReport, millis: u64) -> String {
     let result = match case.result {
         Outcome::Passed => "passed",
         Outcome::Failed => "FAILED",
@@ -110,7 +110,7 @@ fn print(case: &CaseReport, millis: u64) {
         Outcome::Deviation => "deviation",
     };
     let detail = if case.detail.is_empty() { String::new() } else { format!(": {}", case.detail) };
-    println!("{} {:<28} {millis:>6} ms  {result}{detail}", case.id, case.name);
+    format!("{} {:<28} {millis:>6} ms  {result}{detail}", case.id, case.name)
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
     fn read(lines: &[Line]) -> Result<(Report, Tests)> {
         let mut transcript = Transcript::default();
         for line in lines {
-            if transcript.take(&format!("{line}\r\n"))?.is_break() {
+            if transcript.take(&format!("{line}\r\n"), |_| {})?.is_break() {
                 break;
             }
         }
@@ -203,6 +203,6 @@ mod tests {
     fn a_damaged_line_is_no_report() {
         let mut transcript = Transcript::default();
         let whole = case().to_string();
-        assert!(transcript.take(&whole[..whole.len() - 2]).is_err());
+        assert!(transcript.take(&whole[..whole.len() - 2], |_| {}).is_err());
     }
 }
