@@ -122,3 +122,19 @@ fn a_vcpu_in_the_guest_keeps_the_tables_from_being_saved() {
     });
     guest.vm.save_its_tables().unwrap();
 }
+
+/// A save leaves the bit of a pending LPI in memory, though the LPI is taken later; and whoever maps that LPI anew finds
+/// it there.
+#[test]
+fn a_saved_pending_bit_comes_back_with_the_next_mapping() {
+    let Some(system) = system("a_saved_pending_bit_comes_back_with_the_next_mapping") else { return };
+    let (guest, mut vcpu, vgic, its) = make(&system, Tracking::RingWithBitmap(4096));
+    guest.program(&vgic, &its, 1);
+    let receive = |vcpu: &mut Vcpu| run_through(vcpu, || panic!("the ring is full"));
+    start(&mut vcpu, RECEIVE, &[]);
+    assert_eq!(guest.vm.signal_msi(&msi(0, 5, 7)), Ok(1));
+    guest.vm.save_pending_tables().unwrap();
+    assert_eq!(receive(&mut vcpu), first_lpi(0));
+    guest.map_again(&its);
+    assert_eq!(receive(&mut vcpu), first_lpi(0), "nobody has raised it again");
+}

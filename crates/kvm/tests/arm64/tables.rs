@@ -76,16 +76,28 @@ impl Guest {
                 [0x0a | 600 << 32, 1 | (lpi + 8) << 32, 3],
                 [0x0a | 600 << 32, 2 | (lpi + 108) << 32, 3],
             ];
-            for (i, command) in (0..).zip(commands) {
-                for (j, word) in (0..).zip(command) {
-                    self.memory(TABLES).write(at - BASE + i * 32 + j * 8, word);
-                }
-            }
-            write(gits::CWRITER, commands.len() as u64 * 32);
-            let mut done = 0;
-            its.get_attr(group::ITS_REGS, gits::CREADR, &mut done).unwrap();
-            assert_eq!(done, commands.len() as u64 * 32);
+            self.execute(its, n, 0, &commands);
         }
+    }
+
+    /// Unmaps event 7 of device 5 of the first ITS and maps it again as it was. Once, after [`program`](Self::program).
+    pub(crate) fn map_again(&self, its: &[Device]) {
+        let lpi = u64::from(first_lpi(0));
+        self.execute(&its[0], 0, 6, &[[0x0f | 5 << 32, 7, 0], [0x0a | 5 << 32, 7 | lpi << 32, 3]]);
+    }
+
+    /// Has ITS `n` execute `commands`, after `before` of them.
+    fn execute(&self, its: &Device, n: usize, before: u64, commands: &[[u64; 3]]) {
+        for (i, command) in (before..).zip(commands) {
+            for (j, &word) in (0..).zip(command) {
+                self.memory(TABLES).write(area(n) - BASE + i * 32 + j * 8, word);
+            }
+        }
+        let end = (before + commands.len() as u64) * 32;
+        its.set_attr(group::ITS_REGS, gits::CWRITER, end).unwrap();
+        let mut done = 0;
+        its.get_attr(group::ITS_REGS, gits::CREADR, &mut done).unwrap();
+        assert_eq!(done, end);
     }
 }
 

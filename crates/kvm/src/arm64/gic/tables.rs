@@ -10,6 +10,10 @@ impl Vm {
     /// All vCPUs must be out of their ioctls. It **writes guest memory**, logged in the bitmaps alone; only changed bytes
     /// are written. Without a VGIC there is nothing to do.
     ///
+    /// The kernel never takes a bit back by itself: one whose interrupt the guest takes afterwards stays set until the next
+    /// save, and for ever if its LPI was unmapped or moved meanwhile. A guest that maps an LPI (MAPTI) whose bit is set
+    /// receives it unasked (`vgic_v3_lpi_sync_pending_status`). Where the guest goes on after a save, this can happen to it.
+    ///
     /// # Errors
     /// [`StateError::Save`]: `EBUSY` while some vCPU is inside an ioctl, `ENXIO` before [`ctrl::INIT`], `EFAULT` for a table
     /// outside the memslots.
