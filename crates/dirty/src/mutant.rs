@@ -37,6 +37,8 @@ mutants! {
     FlagWrittenRelaxed = "flag-written-relaxed",
     /// `dirty`: nobody looks whether a drained ring was full.
     OverflowUnseen = "overflow-unseen",
+    /// `dirty`: entries of an overrun ring that were seen empty on the way to a pushed one are taken for phantoms.
+    GapSeenOnce = "gap-seen-once",
     /// `dirty`: an entry's offset is not held against its slot.
     EntryUnchecked = "entry-unchecked",
     /// `dirty`: a bitmap's bit is set only if it is seen to be clear.
@@ -61,6 +63,8 @@ mutants! {
     SignalsNotBlocked = "signals-not-blocked",
     /// `track`: a reset that took fewer entries than were harvested counts as done.
     ShortResetIgnored = "short-reset-ignored",
+    /// `track`: what a short reset left writable is forgotten when the next reset is refused.
+    ShortResetForgotten = "short-reset-forgotten",
     /// `track`: pages that a short reset left writable are reported and not protected again.
     SuspectsStayWritable = "suspects-stay-writable",
     /// `track`: a slot's log is switched off and on and what it held is not reported.

@@ -195,6 +195,41 @@ fn no_gap_in_a_sound_ring() {
     });
 }
 
+/// A ring of four entries that was overrun by one, after it was drained and reset: the kernel counts an entry that is
+/// nowhere, and pushes behind it.
+fn overrun() -> (Arc<Producer<Memory>>, Harvester<Memory>) {
+    let memory: Memory = ring::allocate(4).into();
+    let producer = Arc::new(Producer::new(memory.clone(), 0).unwrap());
+    let mut harvester = Harvester::new(memory).unwrap();
+    for offset in 0..5 {
+        producer.push(SLOT, offset);
+    }
+    drain(&mut harvester, &table(), &mut Vec::new());
+    while producer.reset_next().is_some() {}
+    assert_eq!(producer.used(), 1);
+    (producer, harvester)
+}
+
+/// A gap that is looked for while the vCPU pushes behind it has no pushed entry in it, which would be handed back unread.
+#[test]
+fn a_gap_has_no_pushed_entry_in_it() {
+    loom::model(|| {
+        let (producer, harvester) = overrun();
+        let vcpu = thread::spawn({
+            let producer = producer.clone();
+            move || {
+                for offset in 10..12 {
+                    producer.push(SLOT, offset);
+                }
+            }
+        });
+        let gap = harvester.gap();
+        assert!(gap <= 1, "an entry that was pushed is taken for one that never was");
+        vcpu.join().unwrap();
+        assert_eq!(harvester.gap(), 1);
+    });
+}
+
 /// A page whose bit is set already is changed and marked by `mark` while a collector takes the bit and copies it.
 fn collect_while_marking(mark: impl Fn(&AtomicBitmap) + Copy + Send + Sync + 'static) {
     loom::model(move || {

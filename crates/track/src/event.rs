@@ -33,13 +33,17 @@ pub enum Event {
     /// take back all that were harvested. Every slot was re-protected and every page of every slot is reported. The
     /// reader is set onto the kernel's cursor again, at the latest when the vCPU next stands still; until then
     /// everything is reported.
+    ///
+    /// A ring that is overrun again and again is one event between two calls of [`EventLog::take`], and counts.
     RingOverflow {
         /// The vCPU whose ring it is.
         vcpu: u32,
-        /// Entries that the drain gave.
+        /// Entries that the drain gave which noticed it first.
         taken: u32,
         /// Entries in the ring.
         size: u32,
+        /// How often it was noticed.
+        times: u64,
     },
     /// Entries named a slot that does not exist or a page past its slot's end.
     InvalidEntries {
@@ -95,11 +99,13 @@ impl fmt::Display for Event {
                 "a reset returned {reset} entries where {harvested} were harvested, so something else reads the dirty \
                  rings: reporting every page"
             ),
-            Self::RingOverflow { vcpu, taken, size } => write!(
-                f,
-                "the dirty ring of vCPU {vcpu} overflowed ({taken} of {size} entries taken): \
-                 reporting every page; use a larger ring"
-            ),
+            Self::RingOverflow { vcpu, taken, size, times } => {
+                write!(f, "the dirty ring of vCPU {vcpu} overflowed ({taken} of {size} entries taken")?;
+                if *times > 1 {
+                    write!(f, ", and {} times more", times - 1)?;
+                }
+                write!(f, "): reporting every page; use a larger ring")
+            }
             Self::InvalidEntries { vcpu, count, slot, offset } => write!(
                 f,
                 "{count} entries of vCPU {vcpu}'s dirty ring name no page of the slot table; the first is page {offset} \
@@ -140,6 +146,18 @@ struct Inner {
     total: u64,
 }
 
+impl Inner {
+    /// Whether `event` is one more time of one that is still to be read.
+    fn counted(&mut self, event: &Event) -> bool {
+        let Event::RingOverflow { vcpu, times, .. } = event else { return false };
+        let known = self.newest.iter_mut().find_map(|known| match known {
+            Event::RingOverflow { vcpu: of, times, .. } if of == vcpu => Some(times),
+            _ => None,
+        });
+        known.map(|known| *known += times).is_some()
+    }
+}
+
 impl EventLog {
     /// The most events that are kept between two calls of [`take`](Self::take).
     pub const CAPACITY: usize = 1024;
@@ -157,8 +175,11 @@ impl EventLog {
     }
 
     pub(crate) fn push(&self, event: Event) {
-        tracing::warn!(%event, "dirty tracking");
         let mut inner = self.lock();
+        if inner.counted(&event) {
+            return;
+        }
+        tracing::warn!(%event, "dirty tracking");
         if inner.newest.len() == Self::CAPACITY {
             inner.newest.pop_front();
         }

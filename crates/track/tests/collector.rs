@@ -8,7 +8,9 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use ringmark_abi::Errno;
@@ -37,7 +39,22 @@ fn rig() -> Rig {
     Rig { vm, tracker, ring, full }
 }
 
+fn push(ring: &Kernel, id: u16, offset: u64) {
+    ring.push(slot(id), offset);
+}
+
 impl Rig {
+    /// All pages of an epoch of one round, which is committed.
+    fn epoch(&mut self) -> HashSet<(u16, u64)> {
+        let mut epoch = self.tracker.open().unwrap();
+        epoch.round().unwrap();
+        let cut = epoch.cut().stop(Counted::default()).unwrap();
+        let epoch = cut.save_devices(|_| Ok(())).unwrap().0.seal().unwrap().resume().unwrap();
+        let pages = epoch.pages().iter().map(|(slot, offset)| (slot.id(), offset)).collect();
+        epoch.commit();
+        pages
+    }
+
     /// One round of an epoch that is committed afterwards.
     fn round(&mut self) -> (Vec<(u16, u64)>, BySource) {
         let mut epoch = self.tracker.open().unwrap();
@@ -119,7 +136,7 @@ fn an_overrun_ring_makes_everything_suspect_and_is_usable_afterwards() {
     assert_eq!(rig.round().0.len(), 1070);
     assert_eq!(rig.vm.toggled(), [slot(0), slot(1)]);
     let event = &rig.tracker.events().take()[0];
-    assert!(matches!(event, Event::RingOverflow { vcpu: 0, taken: 256, size: 256 }), "{event}");
+    assert!(matches!(event, Event::RingOverflow { vcpu: 0, taken: 256, size: 256, times: 1 }), "{event}");
     for round in 0..20 {
         for offset in 0..100 {
             rig.ring.push(slot(0), (round * 37 + offset) % 1000);
@@ -194,6 +211,81 @@ fn a_ring_overrun_between_harvest_and_reset_is_found_again() {
         }
         assert!(rig.ring.used() < 192 && rig.vm.toggled().is_empty());
     }
+}
+
+/// The memory of a ring onto which a vCPU pushes at one of the moments at which the reader looks.
+struct Pushed {
+    memory: Arc<dyn RingMemory>,
+    ring: Kernel,
+    /// How many looks until then; 0 for never.
+    after: Arc<AtomicU32>,
+}
+
+impl Pushed {
+    const PAGES: std::ops::Range<u64> = 500..530;
+}
+
+impl RingMemory for Pushed {
+    fn entries(&self) -> &[Entry] {
+        let left = self.after.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left == Ok(1) {
+            Self::PAGES.for_each(|offset| push(&self.ring, 0, offset));
+        }
+        self.memory.entries()
+    }
+}
+
+/// After an overrun the kernel pushes behind entries that are nowhere. A vCPU that does so while the reader looks for their
+/// end loses nothing, whenever that is.
+#[test]
+fn what_is_pushed_while_a_gap_is_looked_for_is_read() {
+    for phantoms in [1u32, 10, 100] {
+        let mut moments = 0;
+        for after in 1.. {
+            let mut rig = rig();
+            let (kernel, memory) = rig.vm.ring(256);
+            let countdown = Arc::new(AtomicU32::new(0));
+            let memory = Pushed { memory, ring: Arc::clone(&kernel), after: Arc::clone(&countdown) };
+            let full = rig.tracker.add_ring(1, Arc::new(memory)).unwrap();
+            (0..256 + phantoms).for_each(|_| push(&kernel, 1, 0));
+            full.drain().unwrap();
+            assert_eq!(kernel.used(), phantoms);
+            assert_eq!(rig.round().0.len(), 1070);
+            countdown.store(after, Ordering::SeqCst);
+            let mut pages = rig.epoch();
+            let in_time = countdown.load(Ordering::SeqCst) == 0;
+            countdown.store(0, Ordering::SeqCst);
+            pages.extend(rig.epoch());
+            let is_lost = |&offset: &u64| !pages.contains(&(0, offset));
+            let lost = Pushed::PAGES.filter(|_| in_time).find(is_lost);
+            assert_eq!(
+                lost, None,
+                "a page is lost that was pushed at look {after}, behind {phantoms} entries"
+            );
+            if !in_time {
+                break;
+            }
+            moments += 1;
+        }
+        assert!(moments > 256, "a vCPU pushed at {moments} moments");
+    }
+}
+
+#[test]
+fn a_ring_that_is_overrun_again_and_again_is_one_event_that_counts() {
+    let mut rig = rig();
+    for _ in 0..5 {
+        (0..300).for_each(|offset| push(&rig.ring, 0, offset));
+        assert_eq!(rig.round().0.len(), 1070);
+    }
+    let events = rig.tracker.events();
+    assert_eq!(events.take(), [Event::RingOverflow { vcpu: 0, taken: 256, size: 256, times: 5 }]);
+    assert_eq!(events.total(), 1);
+    (0..300).for_each(|offset| push(&rig.ring, 0, offset));
+    rig.round();
+    let again = events.take();
+    assert!(matches!(again[..], [Event::RingOverflow { times: 1, .. }]), "{again:?}");
+    assert_eq!(rig.round().0, [], "the reader is where the kernel is");
 }
 
 #[test]
@@ -317,14 +409,11 @@ fn a_tracker_that_is_gone_is_an_error_and_no_hang() {
 }
 
 /// A ring whose memory cannot be looked at a second time.
-struct Poisoned(Arc<dyn RingMemory>, std::sync::atomic::AtomicU32);
+struct Poisoned(Arc<dyn RingMemory>, AtomicU32);
 
 impl RingMemory for Poisoned {
     fn entries(&self) -> &[Entry] {
-        assert!(
-            self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 1,
-            "the mapping is gone (this panic is the test)"
-        );
+        assert!(self.1.fetch_add(1, Ordering::SeqCst) < 1, "the mapping is gone (this panic is the test)");
         self.0.entries()
     }
 }

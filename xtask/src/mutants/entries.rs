@@ -74,6 +74,13 @@ pub(super) const ENTRIES: &[Entry] = &[
         RACE,
     ),
     entry(
+        Mutant::GapSeenOnce,
+        &[19],
+        "entries of an overrun ring that are pushed while a gap is looked for are taken for a part of it",
+        track("collector", "what_is_pushed_while_a_gap_is_looked_for_is_read"),
+        LOST,
+    ),
+    entry(
         Mutant::OverflowUnseen,
         &[19],
         "nobody looks whether a drained ring was full",
@@ -177,6 +184,13 @@ pub(super) const ENTRIES: &[Entry] = &[
         "a reset that took fewer entries than were harvested counts as done",
         explorer("explorer::resets_cut_short"),
         LOST,
+    ),
+    entry(
+        Mutant::ShortResetForgotten,
+        &[1],
+        "what a short reset left writable is forgotten when the next reset is refused",
+        track("collector", "what_a_short_reset_left_writable_is_suspect_although_the_next_reset_fails"),
+        "right: 70",
     ),
     entry(
         Mutant::SuspectsStayWritable,

@@ -57,6 +57,18 @@ impl Entry {
         self.flags.store(flags, order);
     }
 
+    /// Hands the entry back although nothing is in it: sets [`FLAG_RESET`] unless [`FLAG_DIRTY`] is set by then, which is
+    /// left alone; whether the entry was empty.
+    ///
+    /// One step, not two: an entry that is pushed between a look and a mark would be reset without anybody having read it.
+    #[inline]
+    pub fn hand_back_empty(&self) -> bool {
+        let state = self.flags.fetch_update(Ordering::Release, Ordering::Acquire, |flags| {
+            (flags & FLAG_DIRTY == 0).then_some(FLAG_RESET)
+        });
+        state.is_ok()
+    }
+
     /// The slot as stored (see [`SlotId::from_raw`](crate::SlotId::from_raw)) and the offset in pages within it.
     ///
     /// Relaxed: only meaningful after [`flags`](Self::flags) has said that the payload is there.

@@ -8,6 +8,7 @@
 
 use super::harvester::{Harvester, state};
 use super::memory::{RingMemory, entry_at};
+use crate::mutant::{self, Mutant};
 use crate::{FLAG_DIRTY, FLAG_RESET};
 
 impl<M: RingMemory> Harvester<M> {
@@ -17,10 +18,16 @@ impl<M: RingMemory> Harvester<M> {
     /// overwrote others. It shows only once the kernel has pushed again after the overflow. Costs a walk of the ring
     /// if nothing is pending. May be called while the vCPU runs.
     pub fn gap(&self) -> u32 {
-        let Some(gap) = (0..self.size).find(|&ahead| self.ahead(ahead) == FLAG_DIRTY) else { return 0 };
-        // The kernel pushes in order: if that entry was pushed after this one was seen empty, then this one has been
-        // pushed too, and the acquire of that entry's flags makes it visible.
-        if self.ahead(0) == FLAG_DIRTY { 0 } else { gap }
+        let dirty = |below: u32| (0..below).find(|&ahead| self.ahead(ahead) == FLAG_DIRTY);
+        let Some(mut gap) = dirty(self.size) else { return 0 };
+        // The kernel pushes in order, perhaps while this walks: entries that were seen empty may have been pushed since,
+        // before the one that was seen dirty. Its flags were acquired, so a second look sees those that were.
+        while !mutant::active(Mutant::GapSeenOnce)
+            && let Some(earlier) = dirty(gap)
+        {
+            gap = earlier;
+        }
+        gap
     }
 
     /// Makes both ends agree again after an overflow, and returns how many entries it has stepped over or marked for
@@ -102,9 +109,7 @@ impl<M: RingMemory> Harvester<M> {
     }
 
     fn mark_next(&mut self) {
-        if self.ahead(0) == 0 {
-            entry_at(self.memory.entries(), self.fetch).set_flags(FLAG_RESET);
-        }
+        entry_at(self.memory.entries(), self.fetch).hand_back_empty();
         self.fetch = self.fetch.wrapping_add(1);
     }
 

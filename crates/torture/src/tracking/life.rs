@@ -244,8 +244,11 @@ impl Life<'_> {
             self.tally.fault(fault.name());
         }
         let events = tracker.events().take();
-        let overflows = events.iter().filter(|event| matches!(event, Event::RingOverflow { .. }));
-        self.tally.faults("ring_overflow", overflows.count() as u64);
+        let overflows = events.iter().map(|event| match event {
+            Event::RingOverflow { times, .. } => *times,
+            _ => 0,
+        });
+        self.tally.faults("ring_overflow", overflows.sum());
         match events.first() {
             Some(event) if self.is_clean && self.board.is_sound() => {
                 Err(Trouble::unexpected("tracking without a fault")(event))

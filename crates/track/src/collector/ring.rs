@@ -126,22 +126,21 @@ impl Ring {
         taken
     }
 
-    /// Hands back the empty entries before the first that is there: the kernel counts them as used, and they are
-    /// nowhere.
-    pub(super) fn close_gap(&mut self, lock: &mut Locked<'_>) -> Result<u32, CollectError> {
-        let gap = self.harvester.gap();
-        self.skip(gap, lock).map(|()| gap)
+    /// Hands back the empty entries before the first that is there, and says how many: the kernel counts them as used, and
+    /// they are nowhere.
+    pub(super) fn close_gap(&mut self) -> Result<u32, CollectError> {
+        self.hand_back(self.harvester.gap())
     }
 
     /// After two exits in a row for a ring that is full to the kernel and empty to its aligned reader: so many
     /// entries count as used that the vCPU cannot push one, and nothing shows where the kernel's cursor is.
     ///
-    /// But at least the soft limit's are, so as many can be handed back. What is beyond shows when the vCPU pushes
-    /// again.
-    pub(super) fn make_room(&mut self, lock: &mut Locked<'_>) -> Result<(), CollectError> {
+    /// But at least the soft limit's are, so as many can be handed back; says how many. What is beyond shows when the
+    /// vCPU pushes again.
+    pub(super) fn make_room(&mut self) -> Result<u32, CollectError> {
         let soft_limit =
             self.size.checked_sub(RESERVE_WITH_PML).unwrap_or_else(|| self.size.saturating_sub(RESERVE));
-        self.skip(soft_limit, lock)
+        self.hand_back(soft_limit)
     }
 
     /// Brings the reader to where the kernel resets next, while the vCPU stands still, and leaves the ring empty;
@@ -194,15 +193,13 @@ impl Ring {
         Ok(phantoms)
     }
 
-    fn skip(&mut self, count: u32, lock: &mut Locked<'_>) -> Result<(), CollectError> {
-        if count == 0 {
-            return Ok(());
-        }
+    /// Hands back `count` empty entries, or those before one that has been pushed meanwhile; says how many.
+    fn hand_back(&mut self, count: u32) -> Result<u32, CollectError> {
         let memory = Arc::clone(self.harvester.memory());
         let ring = Entries { entries: memory.entries(), from: self.harvester.index() };
-        (0..count).for_each(|n| ring.mark(n));
-        self.move_to(ring.from.wrapping_add(count))?;
-        settle(lock)
+        let empty = (0..count).find(|&n| !ring.at(n).hand_back_empty()).unwrap_or(count);
+        self.move_to(ring.from.wrapping_add(empty))?;
+        Ok(empty)
     }
 
     fn move_to(&mut self, index: u32) -> Result<(), CollectError> {
@@ -244,9 +241,15 @@ impl Entries<'_> {
     }
 }
 
-/// Resets whatever can be: twice, for one that a signal cuts short would look like one that found nothing.
+/// Resets whatever can be: until two in a row took nothing, for one that a signal cuts short looks like one that found
+/// nothing.
 fn settle(lock: &mut Locked<'_>) -> Result<(), CollectError> {
-    lock.reset().and_then(|_| lock.reset()).map(drop).map_err(CollectError::Reset)
+    let mut idle = 0;
+    while idle < 2 {
+        let count = lock.reset().map_err(CollectError::Reset)?;
+        idle = if count == 0 { idle + 1 } else { 0 };
+    }
+    Ok(())
 }
 
 fn add_once(slots: &mut Vec<SlotId>, slot: SlotId) {

@@ -25,7 +25,7 @@ pub(super) struct Rings {
     rings: Vec<Ring>,
     /// Pages taken and reset that no harvest has fetched yet.
     collected: Collected,
-    /// Entries handed back that no reset has returned yet; not 0 only after a reset that failed.
+    /// Entries handed back, read or empty, that no reset has returned yet; not 0 only after a reset that failed.
     owed: u32,
     /// The slots of those entries.
     owed_slots: Vec<SlotId>,
@@ -76,16 +76,21 @@ impl Rings {
         if entries == 0 {
             ring.empty_exits += 1;
         }
+        let empty_exits = ring.empty_exits;
         // The first exit may be from before a periodic harvest. The second was taken with nothing in the ring.
-        if ring.cursors == Cursors::Aligned && ring.empty_exits >= 2 {
-            let reaper = Arc::clone(&self.reaper);
-            ring.make_room(&mut reaper.lock())?;
+        if ring.cursors == Cursors::Aligned && empty_exits >= 2 {
+            self.make_room(at)?;
         }
-        if ring.empty_exits > EMPTY_EXITS {
-            Err(CollectError::Stuck { vcpu })
-        } else {
-            Ok(Drained { entries })
+        if empty_exits > EMPTY_EXITS { Err(CollectError::Stuck { vcpu }) } else { Ok(Drained { entries }) }
+    }
+
+    fn make_room(&mut self, at: usize) -> Result<(), CollectError> {
+        let reaper = Arc::clone(&self.reaper);
+        self.owed += self.rings[at].make_room()?;
+        if !self.reset(&mut reaper.lock(), Vcpu::StandsStill)? {
+            self.rings[at].cursors = Cursors::Lost;
         }
+        Ok(())
     }
 
     pub(super) fn harvest_all(&mut self, vcpus: Vcpu) -> Result<Collected, CollectError> {
@@ -159,7 +164,7 @@ impl Rings {
             let suspicious = ring.size <= SMALL || ring.empty_exits > 0;
             if ring.cursors == Cursors::Agree && suspicious && ring.has_gap() {
                 ring.cursors = Cursors::Lost;
-                self.reaper.events().push(Event::RingOverflow { vcpu: ring.vcpu, taken: 0, size: ring.size });
+                self.overflowed(at, 0);
             }
         }
     }
@@ -169,14 +174,25 @@ impl Rings {
     fn find_lost(&mut self, lock: &mut Locked<'_>, which: &[usize], vcpus: Vcpu) -> Result<(), CollectError> {
         let lost: Vec<usize> =
             which.iter().copied().filter(|&at| self.rings[at].cursors == Cursors::Lost).collect();
-        for &at in lost.iter().filter(|_| vcpus == Vcpu::StandsStill) {
-            let ring = &mut self.rings[at];
-            let phantoms = ring.align(lock)?;
-            tracing::info!(vcpu = ring.vcpu, phantoms, "an overrun dirty ring is read again");
+        if lost.is_empty() {
+            return Ok(());
         }
-        if !lost.is_empty() {
-            lock.reprotect_all(&mut self.collected);
+        let mut aligned = Ok(());
+        if vcpus == Vcpu::StandsStill {
+            aligned = lost.iter().try_for_each(|&at| self.align(at, lock));
         }
+        // Also where that failed: entries that were there have been handed back, and nobody has read them.
+        lock.reprotect_all(&mut self.collected);
+        aligned
+    }
+
+    fn align(&mut self, at: usize, lock: &mut Locked<'_>) -> Result<(), CollectError> {
+        let ring = &mut self.rings[at];
+        let phantoms = ring.align(lock)?;
+        tracing::info!(vcpu = ring.vcpu, phantoms, "an overrun dirty ring is read again");
+        // Its resets took what was owed, too, and whatever they left writable is protected again with everything else.
+        self.owed = 0;
+        self.owed_slots.clear();
         Ok(())
     }
 
@@ -185,25 +201,24 @@ impl Rings {
         let reaper = Arc::clone(&self.reaper);
         let mut entries = 0;
         let mut read = Vec::new();
-        let mut overflowed = Vec::new();
+        let mut overrun = Vec::new();
         let mut doubtful = Vec::new();
         for &at in which {
             let ring = &mut self.rings[at];
             match ring.cursors {
                 Cursors::Lost => continue,
-                Cursors::Aligned => drop(ring.close_gap(lock)?),
+                Cursors::Aligned => self.owed += ring.close_gap()?,
                 Cursors::Agree => {}
             }
             let taken = ring.take(&reaper, &mut self.collected, &mut self.owed_slots, &mut doubtful);
             if taken.entries > 0 {
-                read.push(at);
+                read.push((at, taken.entries));
             }
             entries += taken.entries;
-            // At once: the next ring may fail, and what is owed and not counted would never be asked for.
             self.owed += taken.entries;
             if taken.overflow {
                 ring.cursors = Cursors::Aligned;
-                overflowed.push((at, taken.entries));
+                overrun.push((at, taken.entries));
             }
         }
         Stats::add(&self.stats.entries, u64::from(entries));
@@ -211,26 +226,30 @@ impl Rings {
         // A reset that fails is reported last: what the harvest showed is known now, and by nobody later.
         let reset = self.reset(lock, vcpus);
         if matches!(reset, Ok(false)) {
-            // Entries were overwritten between harvest and reset, or are somebody else's.
-            for at in read {
+            // Entries that wait for their reset were pushed over, in a ring that shows it or any; or are somebody else's.
+            if overrun.is_empty() {
+                overrun = read;
+            }
+            for &(at, _) in &overrun {
                 self.rings[at].cursors = Cursors::Lost;
-                if overflowed.iter().all(|&(known, _)| known != at) {
-                    overflowed.push((at, 0));
-                }
             }
         }
         for slot in doubtful {
             lock.reprotect(slot, &mut self.collected);
         }
-        if !overflowed.is_empty() && !mutant::active(Mutant::OverflowIgnored) {
+        if !overrun.is_empty() && !mutant::active(Mutant::OverflowIgnored) {
             // Overwritten entries were of pages that are written, writable and in no log.
             lock.reprotect_all(&mut self.collected);
-            for (at, taken) in overflowed {
-                let ring = &self.rings[at];
-                self.reaper.events().push(Event::RingOverflow { vcpu: ring.vcpu, taken, size: ring.size });
+            for (at, taken) in overrun {
+                self.overflowed(at, taken);
             }
         }
         reset.map(|_| entries)
+    }
+
+    fn overflowed(&self, at: usize, taken: u32) {
+        let Ring { vcpu, size, .. } = self.rings[at];
+        self.reaper.events().push(Event::RingOverflow { vcpu, taken, size, times: 1 });
     }
 
     /// Returns everything that is owed to the kernel and compares its count; whether in the end it took exactly that.
@@ -256,9 +275,12 @@ impl Rings {
             self.owed = 0;
             self.owed_slots.clear();
         }
-        if mutant::active(Mutant::ShortResetIgnored) {
+        if mutant::active(Mutant::ShortResetIgnored)
+            || (rest.is_err() && mutant::active(Mutant::ShortResetForgotten))
+        {
             return rest.map(|_| total == u64::from(harvested));
         }
+        let agrees = total == u64::from(harvested);
         if first > harvested {
             lock.reprotect_all(&mut self.collected);
             self.reaper.events().push(Event::ForeignReset { harvested, reset: first });
@@ -266,9 +288,12 @@ impl Rings {
             for &slot in &slots {
                 lock.reprotect(slot, &mut self.collected);
             }
-            self.reaper.events().push(Event::ShortReset { harvested, reset: first, slots });
+            // What no reset takes was pushed over, and that is another event.
+            if agrees || rest.is_err() {
+                self.reaper.events().push(Event::ShortReset { harvested, reset: first, slots });
+            }
         }
-        rest.map(|_| total == u64::from(harvested))
+        rest.map(|_| agrees)
     }
 
     /// Resets until `left` entries more were taken, or none are; returns how many were.

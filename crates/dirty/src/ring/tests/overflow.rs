@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 use super::{SLOT, reset_all, ring, table};
-use crate::Harvested;
+use crate::{FLAG_DIRTY, FLAG_RESET, Harvested};
 
 fn offsets(taken: impl IntoIterator<Item = Harvested>) -> Vec<u64> {
     taken
@@ -44,6 +44,17 @@ fn a_gap_ahead() {
     assert_eq!(offsets(harvester.harvest(&table)), [50]);
     assert_eq!(reset_all(&producer), [(SLOT.raw(), 50)]);
     assert_eq!((producer.used(), producer.dirty_index()), (0, harvester.index()));
+}
+
+#[test]
+fn only_an_empty_entry_is_handed_back_as_empty() {
+    let (producer, mut harvester) = ring(8, 2, 0);
+    producer.push(SLOT, 7);
+    let entries = producer.memory();
+    assert!(!entries[0].hand_back_empty());
+    assert!(entries[1].hand_back_empty());
+    assert_eq!((entries[0].flags(), entries[1].flags()), (FLAG_DIRTY, FLAG_RESET));
+    assert_eq!(offsets(harvester.harvest(&table())), [7]);
 }
 
 /// A ring of 8 overrun by its whole size: the vCPU cannot push, and nothing shows where it stands.
