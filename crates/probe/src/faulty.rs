@@ -29,6 +29,9 @@ struct State {
     happened: Vec<Fault>,
     /// Entries that were reset and not yet counted to the caller.
     withheld: u32,
+    /// Entries that were handed back and that the last whole reset did not take: those of a ring that was overrun, behind
+    /// the one at which the kernel waits.
+    stuck: u32,
 }
 
 impl Faulty {
@@ -72,15 +75,24 @@ impl Faulty {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Entries that were harvested and wait to be reset. Exact, for only the caller of a reset hands entries back.
+    /// Entries that are handed back. Exact, for only the caller of a reset hands entries back.
     fn handed_back(&self) -> u32 {
         let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = rings.iter().flat_map(|ring| ring.entries());
         u32::try_from(entries.filter(|entry| entry.flags() & FLAG_RESET != 0).count()).unwrap_or(u32::MAX)
     }
 
-    /// A reset that is interrupted, and says so by its count: a kernel looks for a signal after the last entry too, and
-    /// then leaves with the right count and the last pages unprotected, of which nobody could know.
+    /// A reset that nothing befalls.
+    fn reset(&self) -> Result<u32, Errno> {
+        let count = self.vm.reset_dirty_rings()?;
+        let stuck = self.handed_back();
+        self.state().stuck = stuck;
+        Ok(count)
+    }
+
+    /// A reset that is interrupted before the last of `entries`, all of which it would take, and says so by its count: a
+    /// kernel looks for a signal after the last entry too, and then leaves with the right count and the last pages
+    /// unprotected, of which nobody could know.
     fn interrupted(&self, entries: u32) -> Result<u32, Errno> {
         let count = (self.interrupt)(&*self.vm, entries)?;
         if count < entries {
@@ -144,7 +156,7 @@ impl Vm for Faulty {
         let withheld = std::mem::take(&mut self.state().withheld);
         let is_idle = !self.state().waiting.iter().any(|&fault| is_of_reset(fault));
         // A fault at a reset that has nothing to do would be none.
-        let entries = if is_idle { 0 } else { self.handed_back() };
+        let entries = if is_idle { 0 } else { self.handed_back().saturating_sub(self.state().stuck) };
         let fault = if entries == 0 { None } else { self.take(is_of_reset) };
         let count = match fault {
             Some(Fault::RefusedReset) => {
@@ -153,16 +165,16 @@ impl Vm for Faulty {
             }
             Some(Fault::InterruptedReset) => self.interrupted(entries)?,
             Some(Fault::ShortCount) => {
-                let count = self.vm.reset_dirty_rings()?;
+                let count = self.reset()?;
                 self.withhold(count)
             }
             Some(Fault::SlowReset(time)) => {
                 thread::sleep(time / 2);
-                let count = self.vm.reset_dirty_rings()?;
+                let count = self.reset()?;
                 thread::sleep(time / 2);
                 count
             }
-            _ => self.vm.reset_dirty_rings()?,
+            _ => self.reset()?,
         };
         Ok(count + withheld)
     }
