@@ -63,6 +63,8 @@ pub struct Downtime {
     pub harvest: f64,
     /// Sending the last pages, until they were in the destination's memory.
     pub pages: f64,
+    /// Hashing memory at the source in search of pages that were written and not reported, where that was asked for.
+    pub audit: f64,
     /// Hashing the whole of memory at the source, where that was asked for.
     pub source_digest: f64,
     /// On the wire: what the destination's own times do not explain.

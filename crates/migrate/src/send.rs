@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ringmark_dirty::{DirtyPages, PageSize, SlotTable};
-use ringmark_track::{BoxError, Memory, OpenEpoch, Tracker, Vcpus};
+use ringmark_track::{AuditRate, BoxError, Memory, OpenEpoch, Tracker, Vcpus};
 
 use crate::codec::{Encoded, Ledger, Tally};
 use crate::handover::Source;
@@ -90,6 +90,9 @@ pub struct SendOptions {
     pub held: usize,
     /// Compare the whole of memory, too, before the guest runs.
     pub verify_full: bool,
+    /// Hash so much of memory at the cut, and give the migration up if a page is not as it was sent last: a write to it was
+    /// reported by nobody.
+    pub audit: Option<AuditRate>,
     /// How long a destination that fell silent after the commit is asked before a person is.
     pub ask_for: Duration,
 }
@@ -122,6 +125,7 @@ impl Default for SendOptions {
             prefer: Prefer::default(),
             held: 64 << 20,
             verify_full: false,
+            audit: None,
             ask_for: Duration::from_secs(10),
         }
     }
@@ -261,13 +265,19 @@ impl<'a, M: Departing> Departure<'a, M> {
         tracker: &'t mut Tracker,
         watch: &mut dyn FnMut(&SendProgress<'_>),
     ) -> Result<OpenEpoch<'t>, DepartError> {
-        // The base: every page, and from here on no write is missed.
-        tracker.arm()?;
+        // From here on no write is missed. A tracker that is armed already is left as it is: what a migration that fails
+        // gives back to it is then what was written, and not every page.
+        if !tracker.is_armed() {
+            tracker.arm()?;
+        }
         let mut epoch = tracker.open()?;
         let mut convergence = Convergence::new(self.options.max_downtime);
         loop {
-            let pages = epoch.round()?;
+            let mut pages = epoch.round()?;
             let first = self.report.rounds.is_empty();
+            if first {
+                pages.insert_all();
+            }
             // Holes are looked for after logging was switched on: one that is filled meanwhile is in a later round.
             let holes = if first { Some(self.machine.holes().map_err(DepartError::Holes)?) } else { None };
             self.report.ram.remaining = pages.len() * self.page_size.bytes();

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringmark_dirty::{SlotId, SlotTable};
+use ringmark_track::{AuditRate, Memory, MemoryError};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// The hash of a page's content, wherever it lies.
@@ -63,6 +64,37 @@ impl Ledger {
         tally.0 ^= before ^ hash;
     }
 
+    /// The pages of `memory` that are not as they were sent last, of those that are looked at: each with the probability
+    /// `rate`. While no guest runs, each is a page whose write nobody reported.
+    ///
+    /// # Errors
+    /// If memory cannot be read.
+    pub fn escapes(&self, memory: &dyn Memory, rate: AuditRate) -> Result<Vec<(SlotId, u64)>, MemoryError> {
+        /// Pages that are read at a time.
+        const RUN: usize = 64;
+        let page = usize::try_from(memory.page_size().bytes()).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; RUN.saturating_mul(page)];
+        let looked_at = |_: u64| rate.is_every_page() || fastrand::f64() < rate.probability();
+        let mut escapes = Vec::new();
+        for (slot, entries) in &self.slots {
+            for (first, sent) in (0..).step_by(RUN).zip(entries.chunks(RUN)) {
+                let chosen: Vec<u64> = (first..first + sent.len() as u64).filter(|&p| looked_at(p)).collect();
+                let (Some(&from), Some(&to)) = (chosen.first(), chosen.last()) else { continue };
+                let count = usize::try_from(to - from + 1).unwrap_or(RUN);
+                memory.read_run(*slot, from, &mut buffer[..count * page])?;
+                for offset in chosen {
+                    let at = usize::try_from(offset - from).unwrap_or_default() * page;
+                    let now = place(*slot, offset, hash_content(&buffer[at..at + page]));
+                    let entry = usize::try_from(offset - first).ok().and_then(|index| sent.get(index));
+                    if entry.is_none_or(|sent| sent.load(Ordering::Relaxed) != now) {
+                        escapes.push((*slot, offset));
+                    }
+                }
+            }
+        }
+        Ok(escapes)
+    }
+
     fn entry(&self, slot: SlotId, page: u64) -> Option<&AtomicU64> {
         let (_, entries) = self.slots.iter().find(|(id, _)| *id == slot)?;
         entries.get(usize::try_from(page).ok()?)
@@ -90,5 +122,34 @@ mod tests {
         assert_ne!(digest(&[(2, 2), (1, 3), (1, 1)]), sent, "an older copy came later");
         assert_ne!(digest(&[(1, 3)]), sent, "a page is missing");
         assert_ne!(digest(&[(3, 2), (1, 3)]), sent, "a page is in another's place");
+    }
+
+    #[test]
+    fn a_page_that_changed_after_it_was_sent_is_an_escape() {
+        use std::sync::Mutex;
+
+        #[derive(Debug)]
+        struct Pages(Mutex<Vec<u8>>);
+        impl Memory for Pages {
+            fn page_size(&self) -> ringmark_dirty::PageSize {
+                ringmark_dirty::PageSize::new(4096).unwrap()
+            }
+            fn read(&self, _: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+                let at = usize::try_from(offset).unwrap() * 4096;
+                buffer.copy_from_slice(&self.0.lock().unwrap()[at..at + buffer.len()]);
+                Ok(())
+            }
+        }
+        let slot = SlotId::new(0, 0);
+        let slots = SlotTable::new([Memslot { id: slot, base: Gfn(0), npages: 100 }]).unwrap();
+        let (memory, ledger) = (Pages(Mutex::new(vec![7; 100 * 4096])), Ledger::new(&slots));
+        let mut tally = Tally::default();
+        (0..100).for_each(|page| ledger.enter(&mut tally, slot, page, hash_content(&[7; 4096])));
+        assert_eq!(ledger.escapes(&memory, AuditRate::EVERY_PAGE).unwrap(), []);
+        for page in [0, 64, 99] {
+            memory.0.lock().unwrap()[page * 4096 + 8] = 1;
+        }
+        let found = ledger.escapes(&memory, AuditRate::EVERY_PAGE).unwrap();
+        assert_eq!(found, [(slot, 0), (slot, 64), (slot, 99)]);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use ringmark_dirty::SlotId;
 use ringmark_track::{BoxError, CutError, MemoryError, RoundError, TrackError};
 
 use crate::link::ConnectError;
@@ -37,6 +38,15 @@ pub enum DepartError {
     /// Memory could not be read.
     #[error(transparent)]
     Memory(MemoryError),
+    /// The audit found pages that were written without being reported.
+    #[error(
+        "the audit found {} pages that changed after they had been sent though no source reported them, the first page {} of \
+         memslot {}; nothing runs at the destination, and the next checkpoint is a base",
+        .0.len(),
+        .0.first().map_or(0, |(_, page)| *page),
+        .0.first().map_or_else(String::new, |(slot, _)| slot.to_string())
+    )]
+    Escapes(Vec<(SlotId, u64)>),
     /// The holes of memory could not be found.
     #[error("the holes of guest memory could not be found: {0}")]
     Holes(#[source] BoxError),

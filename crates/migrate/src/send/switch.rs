@@ -84,6 +84,13 @@ impl<'a, M: Departing> Departure<'a, M> {
         self.note(sealed.pages(), &sent, Duration::from_secs_f64(elapsed / 1e3), Duration::ZERO);
         self.report.ram.downtime_bytes = self.report.ram.transferred - before;
         self.report.ram.remaining = 0;
+        if let Some(rate) = self.options.audit {
+            let found = self.ledger.escapes(machine.memory(), rate).map_err(DepartError::Memory)?;
+            self.report.downtime_breakdown.audit = clock.lap();
+            if !found.is_empty() {
+                return Err(DepartError::Escapes(found));
+            }
+        }
         let full_digest = if self.options.verify_full {
             let digest =
                 Audit::begin(machine.slots(), machine.memory()).map_err(DepartError::Memory)?.digest();
@@ -154,6 +161,7 @@ impl<'a, M: Departing> Departure<'a, M> {
             + parts.save
             + parts.harvest
             + parts.pages
+            + parts.audit
             + parts.source_digest
             + parts.digest
             + parts.load
