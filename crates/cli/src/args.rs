@@ -4,7 +4,10 @@ mod diff;
 mod export;
 mod flatten;
 mod import;
+mod link;
+mod migrate;
 mod prune;
+mod receive;
 mod rm;
 mod schedule;
 mod torture;
@@ -19,7 +22,10 @@ pub(crate) use diff::{Canvas, DiffArgs};
 pub(crate) use export::{ExportArgs, ExportFormat};
 pub(crate) use flatten::FlattenArgs;
 pub(crate) use import::ImportArgs;
+pub(crate) use link::LinkArgs;
+pub(crate) use migrate::{Decision, MigrateArgs, Prefer, Verify};
 pub(crate) use prune::PruneArgs;
+pub(crate) use receive::ReceiveArgs;
 pub(crate) use rm::RmArgs;
 pub(crate) use schedule::ScheduleArgs;
 pub(crate) use torture::TortureArgs;
@@ -49,7 +55,13 @@ Exit codes:
   3  an image is invalid                  10  no such machine or image
   4  a layer of an image is missing       11  tracking is not possible as asked
   5  an image cannot be restored here     12  a check of memory failed
-  6  the name is taken                    13  the machine is busy";
+  6  the name is taken                    13  the machine is busy
+
+ 14  the destination does not take the machine; no page was sent
+ 15  the other side of a migration cannot be reached, or was lost
+ 16  the downtime asked for cannot be had, and it was preferred that the guest stays
+ 17  a migration is undecided: the guest stands still until a person says which side runs it
+ 18  cancelled";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -62,6 +74,10 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// Restore a machine from an image and run it in the foreground.
     Restore(RestoreArgs),
+    /// Send a running machine to another host, or to another process of this one, while its guest runs.
+    Migrate(MigrateArgs),
+    /// Wait for a machine that another process sends, and run it in the foreground.
+    Receive(ReceiveArgs),
     /// List the images of a store.
     Images(ImagesArgs),
     /// Check images of a store.

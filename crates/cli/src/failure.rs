@@ -21,6 +21,11 @@ impl Code {
             Self::Tracking,
             Self::CheckFailed,
             Self::Busy,
+            Self::Refused,
+            Self::Link,
+            Self::Goal,
+            Self::Undecided,
+            Self::Cancelled,
         ];
         codes.into_iter().find(|code| Some(*code as i32) == status).unwrap_or(Self::Failed)
     }
@@ -56,6 +61,16 @@ pub(crate) enum Code {
     CheckFailed = 12,
     /// The machine does something else just now.
     Busy = 13,
+    /// The destination does not take the machine.
+    Refused = 14,
+    /// The other side of a migration cannot be reached, or was lost.
+    Link = 15,
+    /// The downtime asked for cannot be had.
+    Goal = 16,
+    /// A person has to say which side runs the guest.
+    Undecided = 17,
+    /// It was called off.
+    Cancelled = 18,
 }
 
 /// A command that failed.

@@ -19,7 +19,7 @@ use crate::schedule::Schedule;
 use crate::service::MachineService;
 
 /// Why the foreground came to an end.
-enum Ending {
+pub(crate) enum Ending {
     Guest(std::result::Result<End, RunError>),
     Signal(i32),
 }
@@ -43,23 +43,52 @@ pub(crate) fn run(machine: Machine, place: Place<'_>, as_json: bool, quiet: bool
     let service = Arc::new(MachineService::new(Arc::clone(&machine), store));
     let shared: Arc<dyn Service> = Arc::clone(&service) as _;
     let server = Server::bind(socket, shared).map_err(|error| bind_failure(&error))?;
-    if !quiet {
-        announce(&machine, &server);
-    }
     let (endings, ended) = channel();
-    watch_signals(endings.clone()).or_fail(Code::Failed)?;
-    watch_machine(&machine, endings).or_fail(Code::Failed)?;
-    crate::console::forward_input(&machine);
-    if let Err(error) = machine.resume()
-        && machine.outcome().is_none()
-    {
-        return Err(Failure::new(Code::Failed, error));
-    }
+    let interrupted = endings.clone();
+    watch_signals(move |number| {
+        // Nobody waits any more: the machine has ended by itself.
+        let _ = interrupted.send(Ending::Signal(number));
+    })
+    .or_fail(Code::Failed)?;
+    let stay = Stay { machine, service, server, schedule, endings, ended };
+    stay.run(true, as_json, quiet)
+}
 
-    let schedule = Schedule::start(schedule, &service).or_fail(Code::Failed)?;
-    let ending = wait(&machine, &ended);
-    drop(schedule);
-    drop(server);
+/// A machine that is served.
+pub(crate) struct Stay<'a> {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) service: Arc<MachineService>,
+    pub(crate) server: Server,
+    pub(crate) schedule: &'a ScheduleArgs,
+    /// Who ends the stay from outside.
+    pub(crate) endings: Sender<Ending>,
+    pub(crate) ended: Receiver<Ending>,
+}
+
+impl Stay<'_> {
+    /// Lets the machine run until it ends, if `resume`, and says how it ended.
+    pub(crate) fn run(self, resume: bool, as_json: bool, quiet: bool) -> Result {
+        let Stay { machine, service, server, schedule, endings, ended } = self;
+        if !quiet {
+            announce(&machine, &server);
+        }
+        watch_machine(&machine, endings).or_fail(Code::Failed)?;
+        crate::console::forward_input(&machine);
+        if resume
+            && let Err(error) = machine.resume()
+            && machine.outcome().is_none()
+        {
+            return Err(Failure::new(Code::Failed, error));
+        }
+        let schedule = Schedule::start(schedule, &service).or_fail(Code::Failed)?;
+        let ending = wait(&machine, &ended);
+        drop(schedule);
+        drop(server);
+        say_how_it_ended(&machine, ending, as_json, quiet)
+    }
+}
+
+fn say_how_it_ended(machine: &Machine, ending: Ending, as_json: bool, quiet: bool) -> Result {
     for event in machine.take_events() {
         eprintln!("ringmark: {event}");
     }
@@ -82,6 +111,7 @@ fn conclude(ending: Ending) -> (&'static str, Result<String>) {
     match ending {
         Ending::Guest(Ok(End::Shutdown)) => ("shutdown", Ok("the guest shut down".into())),
         Ending::Guest(Ok(End::Stopped)) => ("stopped", Ok("the machine was stopped".into())),
+        Ending::Guest(Ok(End::Left)) => ("left", Ok("the guest has left: it runs on the other side".into())),
         Ending::Guest(Ok(End::Exit(0))) => ("exit", Ok("the guest ended with code 0".into())),
         Ending::Guest(Ok(End::Exit(code))) => {
             ("exit", Err(Failure::new(Code::Failed, format!("the guest ended with code {code}"))))
@@ -115,7 +145,7 @@ pub(crate) fn check_name(socket: &std::path::Path) -> Result {
     }
 }
 
-fn bind_failure(error: &BindError) -> Failure {
+pub(crate) fn bind_failure(error: &BindError) -> Failure {
     if matches!(error, BindError::Taken(_)) {
         return Failure::new(Code::NameTaken, error)
             .guest("this machine was not started; the one that holds the name runs on")
@@ -148,14 +178,10 @@ fn wait(machine: &Machine, ended: &Receiver<Ending>) -> Ending {
     ending
 }
 
-fn watch_signals(endings: Sender<Ending>) -> std::io::Result<()> {
+/// Has `heard` called for every interrupt and termination.
+pub(crate) fn watch_signals(mut heard: impl FnMut(i32) + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        if let Some(number) = signals.forever().next() {
-            // Nobody waits any more: the machine has ended by itself.
-            let _ = endings.send(Ending::Signal(number));
-        }
-    })?;
+    thread::Builder::new().name("signals".into()).spawn(move || signals.forever().for_each(&mut heard))?;
     Ok(())
 }
 

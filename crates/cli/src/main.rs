@@ -5,6 +5,7 @@ mod commands;
 mod console;
 mod failure;
 mod host;
+mod link;
 mod machine_errors;
 mod output;
 mod paths;
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args, json, quiet),
         Command::Checkpoint(args) => commands::checkpoint::run(args, json, quiet),
         Command::Restore(args) => commands::restore::run(args, json, quiet),
+        Command::Migrate(args) => commands::migrate::run(args, json, quiet),
+        Command::Receive(args) => commands::receive::run(args, json, quiet),
         Command::Images(args) => commands::images::run(args, json),
         Command::Verify(args) => commands::verify::run(args, json, quiet),
         Command::Diff(args) => commands::diff::run(args, json),

@@ -40,6 +40,11 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         control::Code::StoreFull | control::Code::Store => Code::Store,
         control::Code::Tracking => Code::Tracking,
         control::Code::Escape => Code::CheckFailed,
+        control::Code::Refused => Code::Refused,
+        control::Code::Unreachable => Code::Link,
+        control::Code::Goal => Code::Goal,
+        control::Code::Undecided => Code::Undecided,
+        control::Code::Cancelled => Code::Cancelled,
         control::Code::WrongState | control::Code::ShuttingDown => Code::NotFound,
         _ => Code::Failed,
     };
@@ -47,6 +52,9 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         GuestState::Running => "runs on",
         GuestState::Paused => "is paused, as it was",
         GuestState::Stopped => "has ended",
+        GuestState::Arriving => "is still arriving",
+        GuestState::Undecided => "stands still here, for it may run on the other side",
+        GuestState::Left => "runs on the other side",
         _ => "not known",
     };
     let failure = Failure::new(code, &refusal.message).guest(guest).escapes(&refusal.escapes);

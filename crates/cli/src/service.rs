@@ -1,18 +1,21 @@
 //! A machine behind its control socket.
 
+mod migration;
+
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ringmark_care::keep::KeepPolicy;
 use ringmark_control::{
-    Advice, Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Escape, Failure, GuestState, Phase,
-    Progress, SCHEMA, Schedule, Service, Status,
+    Advice, Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Decision, Escape, Failure, GuestState,
+    MigrateProgress, MigrateRequest, Migration, Phase, Progress, SCHEMA, Schedule, Service, Status,
 };
 use ringmark_guest::Report;
 use ringmark_image::{BeginError, Store, WriteError};
 use ringmark_machine::{
-    self as machine, CheckError, CheckpointError, CheckpointOptions, Machine, PauseError, RunState,
+    self as machine, CheckError, CheckpointError, CheckpointOptions, End, Machine, PauseError, RunState,
 };
 use ringmark_track::{self as track, AuditRate, SourceKind};
 
@@ -52,15 +55,17 @@ impl MachineService {
 
     fn guest(&self) -> GuestState {
         match (self.machine.outcome(), self.machine.run_state()) {
+            (Some(Ok(End::Left)), _) => GuestState::Left,
             (Some(_), _) => GuestState::Stopped,
             (None, RunState::Running) => GuestState::Running,
             (None, RunState::Paused) => GuestState::Paused,
+            (None, RunState::Undecided) => GuestState::Undecided,
         }
     }
 
     fn pause_failure(&self, error: &PauseError) -> Failure {
         let code = match error {
-            PauseError::Ended => Code::WrongState,
+            PauseError::Ended | PauseError::Undecided => Code::WrongState,
             PauseError::Stop(_) => Code::Guest,
         };
         Failure::new(code, error.to_string()).guest(self.guest())
@@ -120,6 +125,7 @@ impl Service for MachineService {
             restored_from: facts.restored_from.map(|id| id.to_hex()),
             guest_pages_written: self.machine.pages_written(),
             checkpoint_running: self.machine.is_checkpointing(),
+            migration_running: self.machine.is_migrating(),
             audit_percent: facts.audit.map(percent),
             checkpoints: taken.count,
             last_checkpoint: taken.last.clone(),
@@ -155,6 +161,19 @@ impl Service for MachineService {
         all.count += 1;
         all.last = Some(taken.clone());
         Ok(taken)
+    }
+
+    fn migrate(
+        &self,
+        request: &MigrateRequest,
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(MigrateProgress),
+    ) -> Result<Migration, Failure> {
+        self.send(request, cancel, progress)
+    }
+
+    fn decide(&self, decision: Decision) -> Result<Status, Failure> {
+        self.decided(decision)
     }
 
     fn check(&self) -> Result<Check, Failure> {

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::{self, Runtime};
@@ -17,7 +18,10 @@ use tokio::time::timeout;
 
 use crate::connection::may_control;
 use crate::wire::ErrorBody;
-use crate::{Check, Checkpoint, CheckpointRequest, Event, Failure, Progress, SCHEMA, Status, routes};
+use crate::{
+    Check, Checkpoint, CheckpointRequest, Decide, Decision, Event, Failure, MigrateProgress, MigrateRequest,
+    Migration, Progress, SCHEMA, Status, routes,
+};
 
 /// Bytes of an answer, and of a line of a stream.
 const MAX_ANSWER: usize = 1 << 20;
@@ -133,10 +137,59 @@ impl Client {
         request: &CheckpointRequest,
         mut progress: impl FnMut(Progress),
     ) -> Result<Checkpoint, ClientError> {
-        let body = serde_json::to_vec(request).map_err(|e| self.nonsense(e.to_string()))?;
+        let taken: Checkpoint = self.stream("/v1/checkpoint", request, &mut progress)?;
+        self.check_schema(taken.schema)?;
+        Ok(taken)
+    }
+
+    /// Sends the machine to another host and waits until its guest runs there; `progress` is called on the way. When this
+    /// process ends before, the migration is called off.
+    ///
+    /// # Errors
+    /// No answer, a refusal, or nonsense.
+    pub fn migrate(
+        &self,
+        request: &MigrateRequest,
+        mut progress: impl FnMut(MigrateProgress),
+    ) -> Result<Migration, ClientError> {
+        let migration: Migration = self.stream("/v1/migrate", request, &mut progress)?;
+        self.check_schema(migration.schema)?;
+        Ok(migration)
+    }
+
+    /// Calls the migration off that is under way; who has asked for it is told.
+    ///
+    /// # Errors
+    /// No answer, a refusal, or nonsense.
+    pub fn cancel_migration(&self) -> Result<Status, ClientError> {
+        self.ask(Method::POST, "/v1/migrate/cancel")
+    }
+
+    /// Decides what becomes of a guest that stands still because it may run on the other side of a migration.
+    ///
+    /// # Errors
+    /// No answer, a refusal, or nonsense.
+    pub fn decide(&self, decision: Decision) -> Result<Status, ClientError> {
+        let body = self.encode(&Decide { schema: SCHEMA, decision })?;
+        let status: Status = self.answer(Method::POST, "/v1/decide", body, ANSWER)?;
+        self.check_schema(status.schema)?;
+        Ok(status)
+    }
+
+    fn encode(&self, request: &impl Serialize) -> Result<Vec<u8>, ClientError> {
+        serde_json::to_vec(request).map_err(|e| self.nonsense(e.to_string()))
+    }
+
+    fn stream<P: DeserializeOwned, R: DeserializeOwned>(
+        &self,
+        route: &str,
+        request: &impl Serialize,
+        progress: &mut impl FnMut(P),
+    ) -> Result<R, ClientError> {
+        let body = self.encode(request)?;
         self.runtime.block_on(async {
-            let response = self.request(Method::POST, "/v1/checkpoint", body, ANSWER).await?;
-            self.follow(response, &mut progress).await
+            let response = self.request(Method::POST, route, body, ANSWER).await?;
+            self.follow(response, progress).await
         })
     }
 
@@ -145,7 +198,7 @@ impl Client {
     /// # Errors
     /// No answer, a refusal, or nonsense. A page that is wrong is an answer, not an error.
     pub fn check(&self) -> Result<Check, ClientError> {
-        let check: Check = self.answer(Method::POST, "/v1/check", routes::CHECK + ANSWER)?;
+        let check: Check = self.answer(Method::POST, "/v1/check", Vec::new(), routes::CHECK + ANSWER)?;
         self.check_schema(check.schema)?;
         Ok(check)
     }
@@ -175,7 +228,7 @@ impl Client {
     }
 
     fn ask(&self, method: Method, route: &str) -> Result<Status, ClientError> {
-        let status: Status = self.answer(method, route, ANSWER)?;
+        let status: Status = self.answer(method, route, Vec::new(), ANSWER)?;
         self.check_schema(status.schema)?;
         Ok(status)
     }
@@ -184,10 +237,11 @@ impl Client {
         &self,
         method: Method,
         route: &str,
+        body: Vec<u8>,
         within: Duration,
     ) -> Result<T, ClientError> {
         self.runtime.block_on(async {
-            let response = self.request(method, route, Vec::new(), within).await?;
+            let response = self.request(method, route, body, within).await?;
             let body = timeout(within, Limited::new(response.into_body(), MAX_ANSWER).collect())
                 .await
                 .map_err(|_| self.late(within))?
@@ -234,23 +288,20 @@ impl Client {
         timeout(within, exchange).await.map_err(|_| self.late(within))?
     }
 
-    /// Reads the lines of a checkpoint's answer to the last.
-    async fn follow(
+    /// Reads the lines of an answer to the last.
+    async fn follow<P: DeserializeOwned, R: DeserializeOwned>(
         &self,
         response: Response<Incoming>,
-        progress: &mut impl FnMut(Progress),
-    ) -> Result<Checkpoint, ClientError> {
+        progress: &mut impl FnMut(P),
+    ) -> Result<R, ClientError> {
         let mut body = response.into_body();
         let mut text = Vec::new();
         loop {
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = text.drain(..=end).collect();
-                match self.parse::<Event>(&line)? {
+                match self.parse::<Event<P, R>>(&line)? {
                     Event::Progress(event) => progress(event),
-                    Event::Result(checkpoint) => {
-                        self.check_schema(checkpoint.schema)?;
-                        return Ok(*checkpoint);
-                    }
+                    Event::Result(result) => return Ok(*result),
                     Event::Error(failure) => return Err(failure.into()),
                 }
             }

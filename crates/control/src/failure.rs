@@ -117,6 +117,16 @@ codes! {
     Escape = "escape", 500;
     /// The hypervisor or the guest failed.
     Guest = "guest", 500;
+    /// The destination does not take the machine; no page was sent.
+    Refused = "refused", 409;
+    /// The other side cannot be reached, or was lost before it was to run the guest.
+    Unreachable = "unreachable", 502;
+    /// The downtime that was asked for cannot be had.
+    Goal = "goal", 409;
+    /// It was called off.
+    Cancelled = "cancelled", 409;
+    /// The other side may run the guest and cannot be asked: a person has to decide.
+    Undecided = "undecided", 504;
     /// The machine is shutting down.
     ShuttingDown = "shutting_down", 503;
 }

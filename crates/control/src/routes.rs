@@ -1,6 +1,7 @@
 //! What each route does.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -17,7 +19,7 @@ use tokio::time::timeout;
 use crate::connection::PATIENCE;
 use crate::events::EventBody;
 use crate::wire::ErrorBody;
-use crate::{CheckpointRequest, Code, Failure, SCHEMA, Service};
+use crate::{CheckpointRequest, Code, Decide, Failure, MigrateRequest, SCHEMA, Service};
 
 /// Bytes of a request's body.
 const MAX_BODY: usize = 64 << 10;
@@ -36,24 +38,31 @@ const EVENTS: usize = 64;
 
 struct Machine {
     service: Arc<dyn Service>,
-    /// One permit: that of the checkpoint being taken.
-    checkpoint: Arc<Semaphore>,
+    /// One permit: that of the checkpoint being taken, or of the migration.
+    busy: Arc<Semaphore>,
+    /// What calls the migration off that began last; it may be over.
+    migration: Mutex<Option<Arc<AtomicBool>>>,
 }
 
 type Shared = State<Arc<Machine>>;
 
 pub(crate) fn router(service: Arc<dyn Service>) -> Router {
-    let machine = Arc::new(Machine { service, checkpoint: Arc::new(Semaphore::new(1)) });
+    let machine =
+        Arc::new(Machine { service, busy: Arc::new(Semaphore::new(1)), migration: Mutex::default() });
     Router::new()
         .route("/v1/status", get(async |machine: Shared| call(&machine, CALL, |s| s.status()).await))
         .route("/v1/checkpoint", post(checkpoint))
+        .route("/v1/migrate", post(migrate))
+        .route("/v1/migrate/cancel", post(cancel))
+        .route("/v1/decide", post(decide))
         .route("/v1/check", post(async |machine: Shared| call(&machine, CHECK, |s| s.check()).await))
         .route("/v1/pause", post(async |machine: Shared| call(&machine, CALL, |s| s.pause()).await))
         .route("/v1/resume", post(async |machine: Shared| call(&machine, CALL, |s| s.resume()).await))
         .route("/v1/stop", post(async |machine: Shared| call(&machine, CALL, |s| s.stop()).await))
         .fallback(async |machine: Shared| {
             let failure = Failure::new(Code::NotFound, "there is no such route")
-                .advice("use /v1/status, /v1/checkpoint, /v1/check, /v1/pause, /v1/resume or /v1/stop");
+                .advice("use /v1/status, /v1/checkpoint, /v1/migrate, /v1/migrate/cancel, /v1/decide, /v1/check, /v1/pause, /v1/resume or \
+                     /v1/stop");
             refuse(&machine, failure).await
         })
         .method_not_allowed_fallback(async |machine: Shared| {
@@ -84,14 +93,12 @@ async fn call<T: Serialize + Send + 'static>(
 }
 
 async fn checkpoint(machine: Shared, body: Body) -> Response {
-    let request = match read_request(body).await {
+    let request = match read_request(body, Some(CheckpointRequest::default()), |r| r.schema).await {
         Ok(request) => request,
         Err(failure) => return refuse(&machine, failure).await,
     };
-    let Ok(permit) = Arc::clone(&machine.checkpoint).try_acquire_owned() else {
-        let failure = Failure::new(Code::Busy, "a checkpoint of this machine is being taken already")
-            .advice("wait for it and ask again");
-        return refuse(&machine, failure).await;
+    let Ok(permit) = Arc::clone(&machine.busy).try_acquire_owned() else {
+        return refuse(&machine, busy()).await;
     };
     let (progress, events) = mpsc::channel(EVENTS);
     let (done, result) = oneshot::channel();
@@ -105,13 +112,71 @@ async fn checkpoint(machine: Shared, body: Body) -> Response {
         drop(permit);
         let _ = done.send(outcome);
     });
-    let body = Body::new(EventBody::new(events, result));
+    lines(Body::new(EventBody::new(events, result)))
+}
+
+async fn migrate(machine: Shared, body: Body) -> Response {
+    let request = match read_request(body, None, |r: &MigrateRequest| r.schema).await {
+        Ok(request) => request,
+        Err(failure) => return refuse(&machine, failure).await,
+    };
+    let Ok(permit) = Arc::clone(&machine.busy).try_acquire_owned() else {
+        return refuse(&machine, busy()).await;
+    };
+    let cancel = Arc::new(AtomicBool::new(false));
+    *machine.migration.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&cancel));
+    let (progress, events) = mpsc::channel(EVENTS);
+    let (done, result) = oneshot::channel();
+    let (service, cancelled) = (Arc::clone(&machine.service), Arc::clone(&cancel));
+    spawn_blocking(move || {
+        let outcome = service.migrate(&request, &cancelled, &mut |event| {
+            // As for a checkpoint.
+            let _ = progress.try_send(event);
+        });
+        drop(permit);
+        let _ = done.send(outcome);
+    });
+    // Who asks for a migration and goes away wants it no more.
+    lines(Body::new(EventBody::new(events, result).telling(cancel)))
+}
+
+async fn cancel(machine: Shared) -> Response {
+    // A migration holds the only permit, or is over.
+    let under_way = machine.busy.available_permits() == 0;
+    let migration = machine.migration.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some(cancel) = migration.filter(|_| under_way) else {
+        let failure = Failure::new(Code::WrongState, "no migration of this machine is under way")
+            .advice("ask for the status");
+        return refuse(&machine, failure).await;
+    };
+    cancel.store(true, Ordering::Relaxed);
+    call(&machine, CALL, |service| service.status()).await
+}
+
+async fn decide(machine: Shared, body: Body) -> Response {
+    match read_request(body, None, |r: &Decide| r.schema).await {
+        Ok(Decide { decision, .. }) => call(&machine, CALL, move |service| service.decide(decision)).await,
+        Err(failure) => refuse(&machine, failure).await,
+    }
+}
+
+fn busy() -> Failure {
+    Failure::new(Code::Busy, "a checkpoint or a migration of this machine is under way already")
+        .advice("wait for it and ask again")
+}
+
+fn lines(body: Body) -> Response {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
 }
 
-async fn read_request(body: Body) -> Result<CheckpointRequest, Failure> {
+/// Reads a request; `nothing` is what no body at all means.
+async fn read_request<T: DeserializeOwned>(
+    body: Body,
+    nothing: Option<T>,
+    schema: impl Fn(&T) -> u32,
+) -> Result<T, Failure> {
     let bytes: Bytes = match timeout(PATIENCE, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(e)) => {
@@ -122,7 +187,7 @@ async fn read_request(body: Body) -> Result<CheckpointRequest, Failure> {
                         Code::TooLarge,
                         format!("the body has more than {MAX_BODY} bytes"),
                     )
-                    .advice("send the fields of a checkpoint request and nothing else"));
+                    .advice("send the fields of the request and nothing else"));
                 }
                 cause = error.source();
             }
@@ -135,15 +200,16 @@ async fn read_request(body: Body) -> Result<CheckpointRequest, Failure> {
             ));
         }
     };
-    if bytes.is_empty() {
-        return Ok(CheckpointRequest::default());
+    if let (true, Some(nothing)) = (bytes.is_empty(), nothing) {
+        return Ok(nothing);
     }
-    let request: CheckpointRequest = serde_json::from_slice(&bytes).map_err(|e| {
-        Failure::new(Code::BadRequest, format!("the body is not a checkpoint request: {e}"))
-            .advice("send the fields schema and full, or nothing")
+    let request: T = serde_json::from_slice(&bytes).map_err(|e| {
+        Failure::new(Code::BadRequest, format!("the body is not a request of this route: {e}"))
+            .advice("send the fields of the request and nothing else")
     })?;
-    if request.schema != SCHEMA {
-        let message = format!("the request is of schema {}; this machine speaks {SCHEMA}", request.schema);
+    let schema = schema(&request);
+    if schema != SCHEMA {
+        let message = format!("the request is of schema {schema}; this machine speaks {SCHEMA}");
         return Err(Failure::new(Code::BadRequest, message).advice("use a client of the machine's version"));
     }
     Ok(request)

@@ -1,11 +1,16 @@
 //! What a machine does for whoever holds its socket.
 
-use crate::{Check, Checkpoint, CheckpointRequest, Failure, Progress, Status};
+use std::sync::atomic::AtomicBool;
+
+use crate::{
+    Check, Checkpoint, CheckpointRequest, Decision, Failure, MigrateProgress, MigrateRequest, Migration,
+    Progress, Status,
+};
 
 /// A running machine, as the server sees it.
 ///
-/// Methods are called from threads that may block, several at once. At most one [`checkpoint`](Self::checkpoint) runs
-/// at a time.
+/// Methods are called from threads that may block, several at once. At most one [`checkpoint`](Self::checkpoint) or
+/// [`migrate`](Self::migrate) runs at a time.
 pub trait Service: Send + Sync + 'static {
     /// The machine as it is now. Has to answer while a checkpoint runs.
     ///
@@ -23,6 +28,24 @@ pub trait Service: Send + Sync + 'static {
         request: &CheckpointRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Checkpoint, Failure>;
+
+    /// Sends the machine to another host, reports on the way, and returns when the guest runs there: the machine is about
+    /// to end then, and the answer has to reach the client before the server is dropped. Setting `cancel` calls it off.
+    ///
+    /// # Errors
+    /// Why it did not leave, and what the guest is doing now.
+    fn migrate(
+        &self,
+        request: &MigrateRequest,
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(MigrateProgress),
+    ) -> Result<Migration, Failure>;
+
+    /// Decides what becomes of a guest that stands still because it may run on the other side of a migration.
+    ///
+    /// # Errors
+    /// If nothing is undecided.
+    fn decide(&self, decision: Decision) -> Result<Status, Failure>;
 
     /// Lets guest and monitor check the guest's memory. May take minutes, and may be called several times at once.
     ///

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 
+mod migration;
+
+pub use migration::{Decide, Decision, MigrateProgress, MigrateRequest, Migration, Prefer, TlsFiles};
+
 /// The version of everything in this module. Fields may be added within a version; none changes its meaning.
 pub const SCHEMA: u32 = 1;
 
@@ -20,6 +24,13 @@ pub enum GuestState {
     Paused,
     /// It has shut down, crashed, or was stopped.
     Stopped,
+    /// Nothing runs yet: its memory arrives from another host.
+    Arriving,
+    /// It was being handed over and may run on the other side, which cannot be asked: it stands still until somebody
+    /// decides.
+    Undecided,
+    /// It runs on another host.
+    Left,
     /// The program that answers does not know, or a later version said something else.
     #[default]
     #[serde(other)]
@@ -32,6 +43,9 @@ impl std::fmt::Display for GuestState {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Stopped => "stopped",
+            Self::Arriving => "arriving",
+            Self::Undecided => "undecided",
+            Self::Left => "left",
             Self::Unknown => "unknown",
         })
     }
@@ -71,6 +85,8 @@ pub struct Status {
     pub guest_pages_written: Option<u64>,
     /// Whether a checkpoint is being taken.
     pub checkpoint_running: bool,
+    /// Whether it is on its way to another host.
+    pub migration_running: bool,
     /// The share of memory by which every checkpoint is audited, in percent; `None` where none is.
     pub audit_percent: Option<f64>,
     /// Checkpoints completed.
@@ -122,7 +138,7 @@ pub struct CheckpointRequest {
     pub audit: Option<String>,
 }
 
-const fn first_schema() -> u32 {
+pub(crate) const fn first_schema() -> u32 {
     1
 }
 
@@ -302,17 +318,20 @@ pub struct Check {
     pub pages: u64,
 }
 
-/// A line of a checkpoint's answer.
+/// A line of a checkpoint's answer, or of another that takes its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Event {
+pub enum Event<P = Progress, R = Checkpoint> {
     /// On its way.
-    Progress(Progress),
+    Progress(P),
     /// Done: the last line.
-    Result(Box<Checkpoint>),
+    Result(Box<R>),
     /// Failed: the last line.
     Error(Failure),
 }
+
+/// A line of a migration's answer.
+pub type MigrateEvent = Event<MigrateProgress, Migration>;
 
 /// The body of an answer that is a failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,9 @@
 //! One vCPU as the thread that runs it sees it.
 
+use ringmark_guest::{Config, Interrupts};
 use serde::{Deserialize, Serialize};
+
+use crate::platform::PlatformError;
 
 /// Why a vCPU came back from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub enum End {
     Exit(u8),
     /// The monitor was told to end it.
     Stopped,
+    /// The guest runs on another host.
+    Left,
 }
 
 /// A vCPU cannot go on.
@@ -52,7 +57,16 @@ pub(crate) trait Cpu: Send {
     /// # Errors
     /// Why it cannot be read.
     fn save(&mut self) -> Result<Opaque, String>;
+
+    /// Puts back what [`save`](Self::save) gave, with memory in place; this vCPU has not run.
+    ///
+    /// # Errors
+    /// If it is damaged, or not what this host can run.
+    fn load(&mut self, saved: &Opaque, wiring: Wiring) -> Result<(), PlatformError>;
 }
+
+/// What software vCPUs are told of the machine's interrupt controller, as guest memory has it.
+pub(crate) type Wiring = Option<(Config, Interrupts)>;
 
 /// State that only the hypervisor which saved it can read.
 #[derive(Clone, Debug, Serialize, Deserialize)]

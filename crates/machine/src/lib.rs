@@ -11,6 +11,7 @@
 //!           ├ Loading       memory of a lazily restored machine, on its way              lazy, working_set
 //!           ├ Ports         serial console and ways to end                            devices
 //!           └ Checkpoints   tracker, staged page copies, what the next image goes on from    checkpoint, stage
+//!             Leaving, Coming   a machine on its way to another host, and from one            migrate
 //! ```
 //!
 //! A machine runs a kernel (on x86-64 an ELF image with a PVH entry, on arm64 a flat image), or a built-in guest of
@@ -63,6 +64,7 @@ mod cpu;
 mod gate;
 mod lazy;
 mod machine;
+mod migrate;
 mod platform;
 mod ram;
 mod registers;
@@ -81,9 +83,10 @@ pub use cpu::{CpuError, End};
 pub use gate::StopTimeout;
 pub use lazy::{ArrivalProgress, LazyError, LoadCause, LoadError};
 pub use machine::{
-    CheckError, CheckReport, CreateError, Facts, Loading, Machine, PauseError, RestoreError, RestoreOptions,
-    RunError, RunState,
+    CheckError, CheckReport, CreateError, Facts, Loading, Machine, NotUndecided, PauseError, RestoreError,
+    RestoreOptions, RunError, RunState,
 };
+pub use migrate::{ArrivalOptions, Arrivals, Coming, MigrateError};
 pub use platform::{Hypervisor, HypervisorWish, PlatformError};
 pub use ram::{MarkedMemory, Ram, RamError};
 pub use registers::SavedRegisters;

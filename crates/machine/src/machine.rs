@@ -1,9 +1,10 @@
 //! A machine: memory, vCPUs, devices and the tracker that watches them.
 
+pub(crate) mod blank;
 mod check;
 mod create;
 mod error;
-mod frame;
+pub(crate) mod frame;
 mod halt;
 mod placement;
 mod reports;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use ringmark_dirty::DirtyPages;
 use ringmark_guest::{Config, Status};
 use ringmark_image::ImageId;
+use ringmark_migrate::receive::Decision;
 use ringmark_track::{Advisor, Audit, AuditRate, Chosen, Event, EventLog, Tracker};
 
 use crate::checkpoint::CrossCheck;
@@ -64,6 +66,7 @@ pub struct Machine {
     /// One check at a time: all programs look at one control word.
     checking: Mutex<()>,
     pub(crate) checkpoint_running: AtomicBool,
+    pub(crate) migration_running: AtomicBool,
     started: Instant,
 }
 
@@ -97,6 +100,8 @@ pub enum RunState {
     Running,
     /// They stand still until they are resumed.
     Paused,
+    /// They stand still because the guest may run on another host: until somebody [decides](Machine::decide).
+    Undecided,
 }
 
 /// What checkpoints keep from one to the next.
@@ -134,7 +139,17 @@ pub enum PauseError {
     /// The machine is no more.
     #[error("the machine has ended; there is no guest to stop or resume")]
     Ended,
+    /// It may run elsewhere.
+    #[error(
+        "the guest was being handed over and may run at the destination, which cannot be asked; it stands still here"
+    )]
+    Undecided,
 }
+
+/// There is nothing to decide.
+#[derive(Debug, thiserror::Error)]
+#[error("no migration of this machine is undecided: its guest {0}")]
+pub struct NotUndecided(&'static str);
 
 impl Machine {
     /// What does not change in the machine's life.
@@ -190,7 +205,7 @@ impl Machine {
             self.threads.stop()?;
             *state = RunState::Paused;
         }
-        Ok(())
+        if *state == RunState::Undecided { Err(PauseError::Undecided) } else { Ok(()) }
     }
 
     /// Lets every vCPU run; a machine that runs goes on.
@@ -200,8 +215,33 @@ impl Machine {
     pub fn resume(&self) -> Result<(), PauseError> {
         self.ended()?;
         let mut state = self.lock_run_state();
+        if *state == RunState::Undecided {
+            return Err(PauseError::Undecided);
+        }
         *state = RunState::Running;
         self.threads.resume();
+        Ok(())
+    }
+
+    /// A person who has looked at the destination says what becomes of a guest that stands still because it may run there:
+    /// with [`Decision::Run`] it runs on here, else this machine ends.
+    ///
+    /// # Errors
+    /// If nothing is undecided.
+    pub fn decide(&self, decision: Decision) -> Result<(), NotUndecided> {
+        let mut state = self.lock_run_state();
+        if self.threads.outcome().is_some() {
+            return Err(NotUndecided("has ended"));
+        }
+        match (*state, decision) {
+            (RunState::Undecided, Decision::Run) => {
+                *state = RunState::Running;
+                self.threads.resume();
+            }
+            (RunState::Undecided, Decision::Discard) => self.threads.leave(),
+            (RunState::Running, _) => return Err(NotUndecided("runs")),
+            (RunState::Paused, _) => return Err(NotUndecided("is paused")),
+        }
         Ok(())
     }
 
@@ -253,6 +293,10 @@ impl Machine {
         let Some(loading) = &self.loading else { return Ok(()) };
         let ender = self.threads.ender();
         loading.arrival().ends_by(Box::new(move |error| ender.end(Err(error.into()))))
+    }
+
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.platform
     }
 
     fn lock_run_state(&self) -> MutexGuard<'_, RunState> {

@@ -1,6 +1,7 @@
 //! The two hypervisors under a machine.
 
 mod kvm;
+mod processor;
 mod soft;
 
 use std::io;
@@ -18,7 +19,8 @@ use crate::machine::CreateError;
 use crate::ram::Ram;
 
 pub(crate) use kvm::{KvmCpu, KvmPlatform, Start, enter, load_guest, load_kernel, wait_for_start};
-pub(crate) use soft::{SoftCpu, SoftPlatform, Wiring};
+pub(crate) use processor::Processor;
+pub(crate) use soft::{SoftCpu, SoftPlatform};
 
 /// Which hypervisor a machine asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Hypervisor {
 }
 
 /// What of a machine its hypervisor has to make.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     /// vCPUs.
     pub(crate) vcpus: u32,
@@ -172,7 +174,7 @@ impl Platform {
     }
 
     /// The kernel's VM.
-    pub(crate) fn kvm(&self) -> Result<&KvmPlatform, PlatformError> {
+    pub(crate) fn kvm_mut(&mut self) -> Result<&mut KvmPlatform, PlatformError> {
         match self {
             Self::Kvm(kvm) => Ok(kvm),
             Self::Soft(_) => Err(PlatformError::OtherHypervisor),
@@ -193,6 +195,63 @@ impl Platform {
             Self::Kvm(kvm) => kvm.save(),
             Self::Soft(soft) => soft.save(),
         }
+    }
+
+    /// Puts back what was saved, with memory in place and before any vCPU runs; `cpus` puts back the vCPUs' state, before or
+    /// after, as the hypervisor has it.
+    pub(crate) fn load(
+        &self,
+        saved: &PlatformSaved,
+        cpus: impl FnOnce() -> Result<(), PlatformError>,
+    ) -> Result<(), PlatformError> {
+        match self {
+            Self::Kvm(kvm) => kvm.load(saved, cpus),
+            Self::Soft(soft) => cpus().and_then(|()| soft.load(saved)),
+        }
+    }
+
+    /// How many interrupt translation services there are, where there is an interrupt controller that can have some.
+    pub(crate) fn translators(&self) -> Option<u32> {
+        match self {
+            Self::Kvm(kvm) => kvm.translators(),
+            Self::Soft(soft) => soft.translators(),
+        }
+    }
+
+    /// What its vCPUs offer to the guest.
+    pub(crate) fn processor(&self) -> Processor {
+        match self {
+            Self::Kvm(kvm) => kvm.processor(),
+            Self::Soft(_) => Processor::default(),
+        }
+    }
+
+    /// The first thing that `processor` has and that vCPUs of this host cannot have.
+    pub(crate) fn lacks(&self, processor: &Processor) -> Result<Option<String>, PlatformError> {
+        match self {
+            Self::Kvm(kvm) => kvm.lacks(processor),
+            Self::Soft(_) => Ok(None),
+        }
+    }
+}
+
+/// The shape of a machine of `vcpus` whose state was saved; `None` where its interrupt controller was not made.
+pub(crate) fn shape_of(
+    hypervisor: Hypervisor,
+    saved: &PlatformSaved,
+    vcpus: u32,
+) -> Result<Option<Shape>, PlatformError> {
+    match hypervisor {
+        Hypervisor::Kvm => kvm::KvmPlatform::shape_of(saved, vcpus).map(Some),
+        Hypervisor::Engine => SoftPlatform::shape_of(saved),
+    }
+}
+
+/// What the vCPUs of a machine offered, by the saved state of the first.
+pub(crate) fn processor_of(hypervisor: Hypervisor, cpu: &Opaque) -> Result<Processor, PlatformError> {
+    match hypervisor {
+        Hypervisor::Kvm => kvm::processor_of(cpu),
+        Hypervisor::Engine => Ok(Processor::default()),
     }
 }
 

@@ -203,6 +203,31 @@ impl Ram {
         self.guest.write_slice(bytes, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
     }
 
+    /// Makes `count` pages of `slot` from page `first` on zeros: holes stay holes, a long run becomes one, and a short one is
+    /// written.
+    ///
+    /// # Errors
+    /// If the pages do not lie in the slot, or the file cannot be changed.
+    pub(crate) fn zero_pages(&self, slot: SlotId, first: u64, count: u64) -> Result<(), MemoryError> {
+        /// Giving memory back costs a system call and, later, a fault a page.
+        const SHORT: u64 = 64;
+        let failed = |error: io::Error| MemoryError { slot, offset: first, error: error.into() };
+        let page = self.layout.page_size();
+        let bytes = count.checked_mul(page.bytes()).ok_or_else(|| outside(slot, first))?;
+        let start = self.place(slot, first, bytes).ok_or_else(|| outside(slot, first))?;
+        for data in data_runs(&self.file, start..start + bytes).map_err(failed)? {
+            if count >= SHORT {
+                let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(&self.file, punch, data.start, data.end - data.start)
+                    .map_err(|errno| failed(errno.into()))?;
+                continue;
+            }
+            let zeros = vec![0; usize::try_from(data.end - data.start).unwrap_or(usize::MAX)];
+            self.write_pages(slot, first + page.pages_in(data.start - start), &zeros)?;
+        }
+        Ok(())
+    }
+
     /// Whether the file has no hole in the `bytes` bytes from page `offset` of `slot` on.
     fn is_present(&self, slot: SlotId, offset: u64, bytes: u64) -> bool {
         let Some(start) = self.place(slot, offset, bytes) else { return false };

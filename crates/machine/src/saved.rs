@@ -31,6 +31,9 @@ pub(crate) struct MachineSaved {
     /// Why stand-alone bitmaps would cost this machine less than rings with a backup bitmap, if that was found.
     #[serde(default)]
     pub(crate) bitmaps_advised: Option<String>,
+    /// Whether the guest of a migration stood still by its operator's wish; one of an image runs when it is restored.
+    #[serde(default)]
+    pub(crate) paused: bool,
 }
 
 /// The parts of a [`MachineSaved`].
@@ -56,6 +59,7 @@ impl MachineSaved {
             mailbox: parts.guest.map(|config| config.mailbox),
             digest: parts.digest,
             bitmaps_advised: parts.bitmaps_advised,
+            paused: false,
         }
     }
 

@@ -5,9 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::cpu::{Cpu, CpuError, End, Opaque, Return};
+use crate::cpu::{Cpu, CpuError, End, Opaque, Return, Wiring};
 use crate::gate::{Gate, Pass, StopTimeout};
 use crate::machine::RunError;
+use crate::platform::PlatformError;
 
 /// How long a stop waits for vCPUs. A kick takes microseconds; a vCPU behind a drain of its ring, milliseconds.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -110,6 +111,23 @@ impl CpuThreads {
         self.cpus.iter().enumerate().map(save).collect()
     }
 
+    /// Puts back every vCPU's state, with memory in place. None has run.
+    ///
+    /// # Errors
+    /// If there are more states or fewer, or the hypervisor refuses one.
+    pub(crate) fn load(&self, states: &[Opaque], wiring: Wiring) -> Result<(), PlatformError> {
+        if states.len() != self.cpus.len() {
+            let what = format!("it has {} vCPUs instead of {}", states.len(), self.cpus.len());
+            return Err(PlatformError::State { part: "the machine".into(), what });
+        }
+        self.cpus.iter().zip(states).try_for_each(|(cpu, state)| lock(cpu).load(state, wiring))
+    }
+
+    /// How many vCPUs there are.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.cpus.len()).unwrap_or(u32::MAX)
+    }
+
     /// How the machine ended, if it has.
     #[must_use]
     pub(crate) fn outcome(&self) -> Option<Result<End, RunError>> {
@@ -128,6 +146,11 @@ impl CpuThreads {
             }
             ended = self.outcome.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Ends the machine because its guest runs on another host.
+    pub(crate) fn leave(&self) {
+        self.ender().end(Ok(End::Left));
     }
 
     /// Ends the machine from outside.

@@ -8,6 +8,7 @@
 
 pub(crate) mod elf;
 pub(crate) mod images;
+pub(crate) mod migration;
 pub(crate) mod process;
 pub(crate) mod small_disk;
 

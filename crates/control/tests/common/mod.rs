@@ -15,8 +15,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use ringmark_control::{
-    Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Failure, GuestState, Phase, Progress, SCHEMA,
-    Server, Service, Status,
+    Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Decision, Failure, GuestState, MigrateProgress,
+    MigrateRequest, Migration, Phase, Progress, SCHEMA, Server, Service, Status,
 };
 
 /// A gate that a checkpoint waits at while it is shut.
@@ -52,6 +52,8 @@ pub struct Mock {
     pub events: AtomicU64,
     pub fail: Mutex<Option<Failure>>,
     pub panic: AtomicBool,
+    pub decided: Mutex<Option<Decision>>,
+    pub cancelled: AtomicU64,
 }
 
 impl Mock {
@@ -109,6 +111,38 @@ impl Service for Mock {
             escapes: Some(0),
             ..Checkpoint::default()
         })
+    }
+
+    fn migrate(
+        &self,
+        request: &MigrateRequest,
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(MigrateProgress),
+    ) -> Result<Migration, Failure> {
+        self.running.store(true, Ordering::SeqCst);
+        let mut report =
+            ringmark_migrate::report::Report { session: request.to.clone(), ..Default::default() };
+        for round in 1..=self.events.load(Ordering::SeqCst) {
+            report.ram.dirty_sync_count = u32::try_from(round).unwrap();
+            progress(MigrateProgress { report: report.clone(), stopped: false });
+        }
+        // A gate that is shut is one that waits to be called off.
+        let shut = *self.gate.shut.lock().unwrap();
+        while shut && !cancel.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.running.store(false, Ordering::SeqCst);
+        if shut {
+            self.cancelled.fetch_add(1, Ordering::SeqCst);
+            return Err(Failure::new(Code::Cancelled, "called off").guest(GuestState::Running));
+        }
+        report.downtime = 1.5;
+        Ok(Migration { schema: SCHEMA, report })
+    }
+
+    fn decide(&self, decision: Decision) -> Result<Status, Failure> {
+        *self.decided.lock().unwrap() = Some(decision);
+        self.status()
     }
 
     fn check(&self) -> Result<Check, Failure> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::{NoEvents, SerialState};
@@ -15,6 +15,7 @@ pub type Console = Box<dyn Write + Send>;
 /// A 16550 that writes to a [`Console`] and raises its interrupt through an event descriptor.
 pub struct SerialPort {
     serial: Mutex<Serial<Interrupt, NoEvents, Console>>,
+    interrupt: Interrupt,
 }
 
 /// What a serial port holds at a cut; the fields are the registers of a 16550.
@@ -33,7 +34,8 @@ pub struct SerialSaved {
 }
 
 /// Raises the port's interrupt line; without a descriptor nobody listens.
-struct Interrupt(Option<EventFd>);
+#[derive(Clone)]
+struct Interrupt(Option<Arc<EventFd>>);
 
 impl Trigger for Interrupt {
     type E = io::Error;
@@ -47,18 +49,15 @@ impl SerialPort {
     /// A port in its reset state.
     #[must_use]
     pub fn new(interrupt: Option<EventFd>, console: Console) -> Self {
-        Self { serial: Mutex::new(Serial::new(Interrupt(interrupt), console)) }
+        let interrupt = Interrupt(interrupt.map(Arc::new));
+        Self { serial: Mutex::new(Serial::new(interrupt.clone(), console)), interrupt }
     }
 
-    /// A port as it was saved.
+    /// Puts back what was saved; the console stays.
     ///
     /// # Errors
-    /// If the saved receive buffer is longer than the device's, or the interrupt cannot be raised.
-    pub fn restored(
-        saved: &SerialSaved,
-        interrupt: Option<EventFd>,
-        console: Console,
-    ) -> Result<Self, String> {
+    /// If the saved receive buffer is longer than the device's, or the interrupt cannot be raised; the console is lost then.
+    pub fn load(&self, saved: &SerialSaved) -> Result<(), String> {
         let state = SerialState {
             baud_divisor_low: saved.baud_divisor_low,
             baud_divisor_high: saved.baud_divisor_high,
@@ -71,9 +70,12 @@ impl SerialPort {
             scratch: saved.scratch,
             in_buffer: saved.in_buffer.clone(),
         };
-        let serial = Serial::from_state(&state, Interrupt(interrupt), NoEvents, console)
+        let mut serial = self.lock();
+        let blank = Serial::new(Interrupt(None), Box::new(io::sink()) as Console);
+        let console = std::mem::replace(&mut *serial, blank).into_writer();
+        *serial = Serial::from_state(&state, self.interrupt.clone(), NoEvents, console)
             .map_err(|e| format!("the serial port's state is damaged: {e:?}"))?;
-        Ok(Self { serial: Mutex::new(serial) })
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Serial<Interrupt, NoEvents, Console>> {
@@ -158,8 +160,12 @@ mod tests {
         port.write(7, 0x5a);
         assert_eq!(port.input(b"typed").unwrap(), 5);
         let saved = port.save();
-        let again = SerialPort::restored(&saved, None, Box::new(io::sink())).unwrap();
+        let kept = Shared::default();
+        let again = SerialPort::new(None, Box::new(kept.clone()));
+        again.load(&saved).unwrap();
         assert_eq!(again.read(7), 0x5a);
         assert_eq!(again.read(0), b't');
+        again.write(0, b'!');
+        assert_eq!(*kept.0.lock().unwrap(), b"!");
     }
 }

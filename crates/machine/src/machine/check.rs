@@ -79,8 +79,10 @@ impl Machine {
     /// Under the lock of the run state, so that no cut comes between write and mark.
     fn ask_for_check(&self, config: &Config) -> Result<u64, CheckError> {
         let state = self.lock_run_state();
-        if *state == RunState::Paused {
-            return Err(CheckError::Paused);
+        match *state {
+            RunState::Running => {}
+            RunState::Paused => return Err(CheckError::Paused),
+            RunState::Undecided => return Err(PauseError::Undecided.into()),
         }
         Ok(request_check(&mut RamWords(&self.ram), config)?)
     }

@@ -52,7 +52,9 @@ impl Machine {
             audit: None,
             bitmaps_advised: None,
         };
-        frame.finish(config.name, parts)
+        let mut machine = frame.finish(config.name, parts);
+        machine.start_clock()?;
+        Ok(machine)
     }
 }
 
@@ -89,7 +91,7 @@ impl Frame {
         }
         let ram = self.ram.clone();
         self.platform.soft()?.create_devices(&ram, shape, &config, interrupts.as_ref())?;
-        Ok((Vcpus { seats, ports }, config))
+        Ok((Vcpus::start(seats, ports)?, config))
     }
 
     /// vCPUs of `/dev/kvm`. The first is at the entry point; the others too if `all`, else they wait for its start signal.
@@ -100,9 +102,9 @@ impl Frame {
         all: bool,
         console: Console,
     ) -> Result<Vcpus, CreateError> {
-        let kvm = self.platform.kvm()?;
+        let kvm = self.platform.kvm_mut()?;
         let ports = Arc::new(Ports::new(SerialPort::new(Some(kvm.serial_interrupt()?), console)));
-        let mut vcpus = kvm.build(shape)?;
+        let mut vcpus = kvm.build(shape, None)?;
         for (index, vcpu) in vcpus.iter_mut().enumerate() {
             if index == 0 || all {
                 platform::enter(vcpu, start)?;
@@ -113,6 +115,6 @@ impl Frame {
         let drains = self.drains(&vcpus)?;
         let seat = |(vcpu, drain)| kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), drain);
         let seats = vcpus.into_iter().zip(drains).map(seat).collect();
-        Ok(Vcpus { seats, ports })
+        Vcpus::start(seats, ports)
     }
 }

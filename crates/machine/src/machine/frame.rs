@@ -21,21 +21,22 @@ use crate::stage::Stage;
 use crate::threads::{CpuThreads, Drain, Seat};
 
 /// A machine before its vCPUs have state: devices negotiated and created, memory attached.
-pub(super) struct Frame {
+pub(crate) struct Frame {
     // Dropped in this order where a machine cannot be completed: memory last, as `attach_memory` promised.
-    pub(super) tracker: Tracker,
-    pub(super) platform: Platform,
+    pub(crate) tracker: Tracker,
+    pub(crate) platform: Platform,
     hypervisor_why: String,
     /// What brings the memory of a lazily restored machine.
-    pub(super) loading: Option<Loading>,
-    pub(super) ram: Ram,
+    pub(crate) loading: Option<Loading>,
+    pub(crate) ram: Ram,
     tracking: Chosen,
+    stage: Stage,
 }
 
 impl Frame {
     /// `layout` is asked where memory is to lie once it is known on which hypervisor. `bitmaps_advised` is what an earlier
     /// run found for stand-alone bitmaps.
-    pub(super) fn new(
+    pub(crate) fn new(
         layout: impl FnOnce(AddressMap) -> Result<RamLayout, CreateError>,
         wish: HypervisorWish,
         tracking: Wish,
@@ -50,11 +51,12 @@ impl Frame {
         platform::attach_memory(&vm, &ram)?;
         let mut tracker = Tracker::new(vm, ram.slots().clone(), tracking.method)?;
         tracker.add_source(Box::new(ram.log().source()))?;
-        Ok(Self { platform, hypervisor_why, loading: None, ram, tracking, tracker })
+        let stage = Stage::new(&ram);
+        Ok(Self { platform, hypervisor_why, loading: None, ram, tracking, stage, tracker })
     }
 
     /// What a full ring of `vcpu` is drained by; without rings nothing is ever full.
-    pub(super) fn drain(
+    pub(crate) fn drain(
         &mut self,
         vcpu: u32,
         ring: Option<Arc<dyn RingMemory>>,
@@ -65,18 +67,16 @@ impl Frame {
     }
 
     /// A drain for each of `vcpus`, in their order.
-    pub(super) fn drains(&mut self, vcpus: &[Vcpu]) -> Result<Vec<Drain>, CreateError> {
+    pub(crate) fn drains(&mut self, vcpus: &[Vcpu]) -> Result<Vec<Drain>, CreateError> {
         (0..).zip(vcpus).map(|(index, vcpu)| self.drain(index, vcpu.ring_memory())).collect()
     }
 
-    pub(super) fn finish(self, name: String, parts: MachineParts) -> Result<Machine, CreateError> {
-        let Self { platform, hypervisor_why, loading, ram, tracking, tracker } = self;
-        let MachineParts { vcpus: Vcpus { seats, ports }, guest, newest, audited, audit, bitmaps_advised } =
+    /// The machine, paused. Its clock stands still until it is [started](Machine::start_clock).
+    pub(crate) fn finish(self, name: String, parts: MachineParts) -> Machine {
+        let Self { platform, hypervisor_why, loading, ram, tracking, stage, tracker } = self;
+        let MachineParts { vcpus: Vcpus { threads, ports }, guest, newest, audited, audit, bitmaps_advised } =
             parts;
-        let vcpus = u32::try_from(seats.len()).unwrap_or(u32::MAX);
-        let threads = CpuThreads::start(seats).map_err(CreateError::Thread)?;
-        let clock = guest.map(|config| Clock::start(ram.clone(), config)).transpose();
-        let clock = clock.map_err(CreateError::Thread)?;
+        let vcpus = threads.count();
         let facts = Facts {
             name,
             hypervisor: platform.hypervisor(),
@@ -90,9 +90,8 @@ impl Frame {
         };
         let advisor = Advisor::new(facts.tracking.method);
         let events = tracker.events();
-        let stage = Stage::new(&ram);
-        Ok(Machine {
-            clock,
+        Machine {
+            clock: None,
             threads,
             checkpoints: Mutex::new(Checkpoints {
                 tracker,
@@ -115,8 +114,18 @@ impl Frame {
             guest,
             checking: Mutex::default(),
             checkpoint_running: AtomicBool::new(false),
+            migration_running: AtomicBool::new(false),
             started: Instant::now(),
-        })
+        }
+    }
+}
+
+impl Machine {
+    /// Starts the clock device of a machine with a built-in guest.
+    pub(crate) fn start_clock(&mut self) -> Result<(), CreateError> {
+        let clock = self.guest.map(|config| Clock::start(self.ram.clone(), config)).transpose();
+        self.clock = clock.map_err(CreateError::Thread)?;
+        Ok(())
     }
 }
 
@@ -136,28 +145,34 @@ fn agree(
 }
 
 /// What a machine has beside its frame.
-pub(super) struct MachineParts {
-    pub(super) vcpus: Vcpus,
+pub(crate) struct MachineParts {
+    pub(crate) vcpus: Vcpus,
     /// Where a built-in guest keeps its certificates.
-    pub(super) guest: Option<Config>,
+    pub(crate) guest: Option<Config>,
     /// The image it was restored from.
-    pub(super) newest: Option<Newest>,
+    pub(crate) newest: Option<Newest>,
     /// The share of memory that every cut is audited by.
-    pub(super) audited: Option<AuditRate>,
+    pub(crate) audited: Option<AuditRate>,
     /// The hashes of memory as it is, if something is to be compared with them.
-    pub(super) audit: Option<Audit>,
+    pub(crate) audit: Option<Audit>,
     /// Why stand-alone bitmaps would cost it less, as its image has it.
-    pub(super) bitmaps_advised: Option<String>,
+    pub(crate) bitmaps_advised: Option<String>,
 }
 
-/// vCPUs ready to be run, and the ports that they reach.
-pub(super) struct Vcpus {
-    pub(super) seats: Vec<Seat>,
-    pub(super) ports: Arc<Ports>,
+/// vCPUs whose threads wait to be let into the guest, and the ports that they reach.
+pub(crate) struct Vcpus {
+    pub(crate) threads: CpuThreads,
+    pub(crate) ports: Arc<Ports>,
+}
+
+impl Vcpus {
+    pub(crate) fn start(seats: Vec<Seat>, ports: Arc<Ports>) -> Result<Self, CreateError> {
+        Ok(Self { threads: CpuThreads::start(seats).map_err(CreateError::Thread)?, ports })
+    }
 }
 
 /// The granule of dirty tracking on this host.
-pub(super) fn host_page_size() -> Result<PageSize, CreateError> {
+pub(crate) fn host_page_size() -> Result<PageSize, CreateError> {
     PageSize::new(rustix::param::page_size() as u64).ok_or(CreateError::PageSize)
 }
 

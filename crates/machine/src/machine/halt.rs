@@ -24,6 +24,22 @@ impl<'m> Halt<'m> {
         Self { machine, run_state: None, quiet: None }
     }
 
+    /// Whether the guest stood still before, as its operator had asked.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.run_state.as_deref() == Some(&RunState::Paused)
+    }
+
+    /// Leaves the guest where it stands: it runs on another host, or it may (`undecided`). What the operator has asked for
+    /// meanwhile finds that out.
+    pub(crate) fn hand_over(mut self, undecided: bool) {
+        if let Some(mut state) = self.run_state.take() {
+            *state = RunState::Undecided;
+        }
+        if !undecided {
+            self.machine.threads.leave();
+        }
+    }
+
     /// Devices before vCPUs: an interrupt on its way is then in the state of the controller that it has left or in that of
     /// the local one that it has reached, or in both, but never in neither. All of it may write guest memory.
     pub(crate) fn save(&mut self) -> Result<Saved, SaveError> {
@@ -63,8 +79,8 @@ impl Vcpus for Halt<'_> {
 
     fn resume(&mut self) -> Result<(), BoxError> {
         self.quiet = None;
-        let paused = self.run_state.take().is_some_and(|state| *state == RunState::Paused);
-        if !paused {
+        let stays = self.run_state.take().is_some_and(|state| *state != RunState::Running);
+        if !stays {
             self.machine.threads.resume();
         }
         Ok(())

@@ -4,23 +4,20 @@ use std::sync::Arc;
 
 use ringmark_dirty::DirtyPages;
 use ringmark_dirty::mutant::{self, Mutant};
-use ringmark_guest::{Config, Control, HeaderError, Interrupts};
 use ringmark_image::{Image, Store};
 use ringmark_track::{Audit, AuditRate, BoxError, Tracker, Wish};
 use ringmark_uffd::Faults;
-use vmm_sys_util::eventfd::EventFd;
 
-use super::frame::{Frame, MachineParts, Vcpus, host_page_size};
-use super::seats::{kvm_seat, soft_seat};
+use super::blank::{Blueprint, StateError};
+use super::frame::{Frame, MachineParts, host_page_size};
 use super::{CreateError, Machine, Newest, RestoreError};
 use crate::config::MAX_VCPUS;
-use crate::devices::{Console, Ports, SerialPort, attended};
+use crate::devices::{Console, attended};
 use crate::layout::{AddressMap, RamLayout};
 use crate::lazy::{self, Arrival, Contents};
-use crate::platform::{self, Hypervisor, HypervisorWish, KvmCpu, KvmPlatform, SoftCpu, Wiring};
+use crate::platform::{self, Hypervisor, HypervisorWish};
 use crate::ram::Ram;
 use crate::saved::{self, MachineSaved};
-use crate::words::RamWords;
 use crate::working_set;
 
 /// How a machine is restored.
@@ -151,25 +148,19 @@ impl Frame {
     ) -> Result<Machine, RestoreError> {
         // A comparison as a whole would wait for all of memory; each page is compared as it comes.
         let digest = saved.digest.filter(|_| options.loading == Loading::Eager || options.audit.is_some());
+        let vcpus = self.blank(&blueprint_of(&saved)?, console)?;
         let audit = audit_of(&self.ram, &mut self.tracker, options.audit, digest)?;
         // Before devices and vCPUs: putting their state back writes guest memory (an ITS consumes pending bits, KVM updates
         // a clock page), and that belongs to the next epoch.
         if !mutant::active(Mutant::TrackedAfterDevices) {
             self.begin_where_image_ends()?;
         }
-        let vcpus = match saved.hypervisor {
-            Hypervisor::Kvm => self.restored_kvm_vcpus(&saved, console)?,
-            Hypervisor::Engine => self.restored_soft_vcpus(&saved, console)?,
-        };
+        let guest = self.load(&vcpus, &saved).map_err(|error| match error {
+            StateError::Platform(error) => error.into(),
+            StateError::Other(what) => RestoreError::State(what),
+        })?;
         if mutant::active(Mutant::TrackedAfterDevices) {
             self.begin_where_image_ends()?;
-        }
-        let guest = saved.mailbox.map(|mailbox| mailbox_at(&self.ram, mailbox)).transpose()?;
-        if let Some(config) = &guest {
-            // The image may be of a moment at which the guest was checking itself for a monitor that is gone.
-            config
-                .set_control(&mut RamWords(&self.ram), Control::RUN)
-                .map_err(|e| RestoreError::State(e.to_string()))?;
         }
         // Asked for another way, it is found out anew whether this one was right.
         let bitmaps_advised = saved.bitmaps_advised.filter(|_| options.tracking == Wish::Auto);
@@ -180,35 +171,10 @@ impl Frame {
         let newest = Some(Newest { image: parent, store: store.location().to_owned() });
         let name = options.name.unwrap_or_else(|| image.summary().vm.clone());
         let parts = MachineParts { vcpus, guest, newest, audited: options.audit, audit, bitmaps_advised };
-        let machine = self.finish(name, parts)?;
+        let mut machine = self.finish(name, parts);
+        machine.start_clock()?;
         machine.ends_without_its_memory()?;
         Ok(machine)
-    }
-
-    fn restored_kvm_vcpus(&mut self, saved: &MachineSaved, console: Console) -> Result<Vcpus, RestoreError> {
-        let kvm = self.platform.kvm()?;
-        let ports = restored_ports(saved, Some(kvm.serial_interrupt()?), console)?;
-        let mut vcpus = kvm.build(KvmPlatform::shape_of(&saved.platform, vcpus_of(saved)?)?)?;
-        let drains = self.drains(&vcpus)?;
-        self.platform.kvm()?.restore(&mut vcpus, &saved.cpus, &saved.platform)?;
-        let seat = |(vcpu, drain)| kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), drain);
-        let seats = vcpus.into_iter().zip(drains).map(seat).collect();
-        Ok(Vcpus { seats, ports })
-    }
-
-    fn restored_soft_vcpus(&mut self, saved: &MachineSaved, console: Console) -> Result<Vcpus, RestoreError> {
-        let ports = restored_ports(saved, None, console)?;
-        let count = vcpus_of(saved)?;
-        let wiring = saved.mailbox.map(|mailbox| wiring_at(&self.ram, mailbox)).transpose()?.flatten();
-        let mut seats = Vec::new();
-        for (index, state) in (0..count).zip(&saved.cpus) {
-            let vcpu = self.platform.soft()?.create_vcpu(index)?;
-            let drain = self.drain(index, vcpu.ring_memory())?;
-            let vm = self.platform.soft()?.vm().clone();
-            seats.push(soft_seat(SoftCpu::restore(vm, vcpu, wiring, state)?, drain));
-        }
-        self.platform.soft()?.restore(count, &saved.platform)?;
-        Ok(Vcpus { seats, ports })
     }
 
     /// Starts tracking with nothing dirty: memory is what the image holds, and no vCPU has run.
@@ -232,13 +198,14 @@ impl Frame {
     }
 }
 
-fn restored_ports(
-    saved: &MachineSaved,
-    interrupt: Option<EventFd>,
-    console: Console,
-) -> Result<Arc<Ports>, RestoreError> {
-    let serial = SerialPort::restored(&saved.serial, interrupt, console).map_err(RestoreError::State)?;
-    Ok(Arc::new(Ports::new(serial)))
+fn blueprint_of(saved: &MachineSaved) -> Result<Blueprint, RestoreError> {
+    let vcpus = vcpus_of(saved)?;
+    let shape = platform::shape_of(saved.hypervisor, &saved.platform, vcpus)?;
+    if shape.is_some_and(|shape| shape.vcpus != vcpus) {
+        return Err(RestoreError::State("its interrupt controller is of another number of vCPUs".into()));
+    }
+    let first = saved.cpus.first().map(|cpu| platform::processor_of(saved.hypervisor, cpu)).transpose()?;
+    Ok(Blueprint { vcpus, shape, processor: first.unwrap_or_default() })
 }
 
 fn vcpus_of(saved: &MachineSaved) -> Result<u32, RestoreError> {
@@ -282,17 +249,4 @@ fn elsewhere(saved: &MachineSaved, here: &str) -> RestoreError {
         found_architecture: saved.architecture.clone(),
         here: here.to_owned(),
     }
-}
-
-fn mailbox_at(ram: &Ram, mailbox: u64) -> Result<Config, RestoreError> {
-    Config::load(&mut RamWords(ram), mailbox)
-        .map_err(|error: HeaderError<_>| RestoreError::State(error.to_string()))
-}
-
-/// What the programs know of the interrupt controller.
-fn wiring_at(ram: &Ram, mailbox: u64) -> Result<Wiring, RestoreError> {
-    let config = mailbox_at(ram, mailbox)?;
-    let interrupts = Interrupts::load(&mut RamWords(ram), &config);
-    let interrupts = interrupts.map_err(|error| RestoreError::State(error.to_string()))?;
-    Ok(interrupts.map(|interrupts| (config, interrupts)))
 }

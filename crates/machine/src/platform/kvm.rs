@@ -13,13 +13,15 @@ use ringmark_abi::Errno;
 use ringmark_kvm::{Exit, Kick, System, Vcpu, VcpuState, Vm, VmState};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{PlatformError, PlatformSaved};
+use super::{PlatformError, PlatformSaved, Processor};
 use crate::codec;
-use crate::cpu::{Cpu, CpuError, End, Opaque, Return};
+use crate::cpu::{Cpu, CpuError, End, Opaque, Return, Wiring};
 use crate::devices::{NOBODY, PortEffect, Ports};
 use crate::layout::AddressMap;
 
-pub(crate) use target::{FRAMES, KERNEL_WRITES, MAP, Start, enter, load_guest, load_kernel, wait_for_start};
+pub(crate) use target::{
+    FRAMES, KERNEL_WRITES, MAP, Start, enter, load_guest, load_kernel, processor_of, wait_for_start,
+};
 
 /// What the state of a VM beside its vCPUs is called.
 const DEVICES: &str = "the machine's devices";
@@ -34,6 +36,9 @@ pub(crate) struct KvmPlatform {
     system: System,
     vm: Vm,
     serial_interrupt: EventFd,
+    /// What the vCPUs offer, and how many ITSs there are, once they are built.
+    processor: Processor,
+    translators: Option<u32>,
 }
 
 impl KvmPlatform {
@@ -42,11 +47,19 @@ impl KvmPlatform {
         let system = System::open()?;
         let vm = system.create_vm().map_err(refused("creating a VM"))?;
         let serial_interrupt = EventFd::new(libc::EFD_NONBLOCK).map_err(PlatformError::Events)?;
-        Ok(Self { system, vm, serial_interrupt })
+        Ok(Self { system, vm, serial_interrupt, processor: Processor::default(), translators: None })
     }
 
     pub(crate) fn vm(&self) -> &Vm {
         &self.vm
+    }
+
+    pub(crate) const fn translators(&self) -> Option<u32> {
+        self.translators
+    }
+
+    pub(crate) fn processor(&self) -> Processor {
+        self.processor.clone()
     }
 
     /// The event that raises the serial port's interrupt.
@@ -67,7 +80,7 @@ impl KvmPlatform {
         Ok((state, Opaque(devices)))
     }
 
-    fn restore_devices(&self, saved: &PlatformSaved) -> Result<(), PlatformError> {
+    fn load_devices(&self, saved: &PlatformSaved) -> Result<(), PlatformError> {
         let state: VmState = decode(DEVICES, &saved.devices.0)?;
         self.vm.set_state(&state).map_err(|e| device_error(&e))
     }
@@ -87,13 +100,6 @@ fn decode<T: serde::de::DeserializeOwned>(part: &str, bytes: &[u8]) -> Result<T,
 
 fn refused(doing: impl Into<String>) -> impl FnOnce(Errno) -> PlatformError {
     PlatformError::refused(doing)
-}
-
-/// Puts a saved state into a fresh vCPU.
-fn restore_vcpu(vcpu: &mut Vcpu, saved: &Opaque) -> Result<(), PlatformError> {
-    let part = format!("vCPU {}", vcpu.id());
-    let state: VcpuState = decode(&part, &saved.0)?;
-    vcpu.set_state(&state).map_err(|e| PlatformError::State { part, what: e.to_string() })
 }
 
 /// A vCPU of the kernel.
@@ -181,5 +187,11 @@ impl Cpu for KvmCpu {
     fn save(&mut self) -> Result<Opaque, String> {
         let state = self.vcpu.state().map_err(|e| e.to_string())?;
         codec::encode(&state).map(Opaque)
+    }
+
+    fn load(&mut self, saved: &Opaque, _wiring: Wiring) -> Result<(), PlatformError> {
+        let part = format!("vCPU {}", self.vcpu.id());
+        let state: VcpuState = decode(&part, &saved.0)?;
+        self.vcpu.set_state(&state).map_err(|e| PlatformError::State { part, what: e.to_string() })
     }
 }

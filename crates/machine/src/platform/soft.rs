@@ -16,7 +16,7 @@ use crate::cpu::Opaque;
 use crate::ram::Ram;
 use its::Its;
 
-pub(crate) use cpu::{SoftCpu, Wiring};
+pub(crate) use cpu::SoftCpu;
 
 const PART: &str = "the interrupt controller";
 
@@ -59,12 +59,29 @@ impl SoftPlatform {
         config: &Config,
         interrupts: Option<&Interrupts>,
     ) -> Result<(), PlatformError> {
-        let its = Its::create(&self.vm, shape)?;
-        if let Some(interrupts) = interrupts {
+        self.build(shape)?;
+        if let (Some(its), Some(interrupts)) = (&self.its, interrupts) {
             its.program(ram, config, interrupts)?;
         }
-        self.its = Some(its);
         Ok(())
+    }
+
+    /// Creates the interrupt controller, switched off. After all vCPUs and memslots.
+    pub(crate) fn build(&mut self, shape: Shape) -> Result<(), PlatformError> {
+        self.its = Some(Its::create(&self.vm, shape)?);
+        Ok(())
+    }
+
+    pub(crate) fn translators(&self) -> Option<u32> {
+        self.its.as_ref().map(|its| its.shape().translators)
+    }
+
+    /// The shape of a machine whose state was saved.
+    pub(crate) fn shape_of(saved: &PlatformSaved) -> Result<Option<Shape>, PlatformError> {
+        let Some(registers) = registers_of(saved)? else { return Ok(None) };
+        let shape = registers.shape();
+        let shape = shape.ok_or_else(|| damaged("it has more parts than a machine has room for".into()))?;
+        Ok(Some(shape))
     }
 
     /// Has the interrupt controller write its tables to guest memory, without a running vCPU: these pages are in the
@@ -76,17 +93,20 @@ impl SoftPlatform {
         Ok(PlatformSaved { devices: Opaque(devices), absent: Vec::new() })
     }
 
-    /// Puts back what [`save`](Self::save) took, tables included. After memory and all `vcpus`, before any runs.
-    pub(crate) fn restore(&mut self, vcpus: u32, saved: &PlatformSaved) -> Result<(), PlatformError> {
-        let damaged = |what: String| PlatformError::State { part: PART.into(), what };
-        let registers: Option<its::Registers> = codec::decode(&saved.devices.0).map_err(damaged)?;
-        if let Some(registers) = registers {
-            let shape = registers.shape().filter(|shape| shape.vcpus == vcpus);
-            let shape = shape.ok_or_else(|| damaged("it is of another number of vCPUs".into()))?;
-            let its = Its::create(&self.vm, shape)?;
-            its.restore(&registers)?;
-            self.its = Some(its);
+    /// Puts back what [`save`](Self::save) took, tables included. After memory and the vCPUs' state, before any runs.
+    pub(crate) fn load(&self, saved: &PlatformSaved) -> Result<(), PlatformError> {
+        match (registers_of(saved)?, &self.its) {
+            (Some(registers), Some(its)) if registers.shape() == Some(its.shape()) => its.restore(&registers),
+            (None, None) => Ok(()),
+            _ => Err(damaged("it is of a machine of another shape".into())),
         }
-        Ok(())
     }
+}
+
+fn registers_of(saved: &PlatformSaved) -> Result<Option<its::Registers>, PlatformError> {
+    codec::decode(&saved.devices.0).map_err(damaged)
+}
+
+fn damaged(what: String) -> PlatformError {
+    PlatformError::State { part: PART.into(), what }
 }

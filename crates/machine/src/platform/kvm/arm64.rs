@@ -8,13 +8,13 @@ use ringmark_kvm::{Power, StateError, Vcpu, VmState};
 use ringmark_track::KernelWrites;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{DEVICES, KvmPlatform, decode, refused, restore_vcpu};
+use super::{DEVICES, KvmPlatform, decode, refused};
 use crate::boot::{BootError, device_tree, flat};
 use crate::config::MAX_TRANSLATORS;
 use crate::cpu::Opaque;
 use crate::layout::{AddressMap, BOARD_START, board};
 use crate::machine::CreateError;
-use crate::platform::{ControllerFrames, PlatformError, PlatformSaved, Shape};
+use crate::platform::{ControllerFrames, PlatformError, PlatformSaved, Processor, Shape};
 use crate::ram::Ram;
 
 /// Where memory lies.
@@ -66,7 +66,11 @@ pub(crate) fn load_guest(
 impl KvmPlatform {
     /// Interrupt controller and vCPUs, in the one order that the kernel accepts: the VGIC is completed when all vCPUs are
     /// there, and an ITS needs it complete. After tracking is negotiated.
-    pub(crate) fn build(&self, shape: Shape) -> Result<Vec<Vcpu>, PlatformError> {
+    pub(crate) fn build(
+        &mut self,
+        shape: Shape,
+        _processor: Option<&Processor>,
+    ) -> Result<Vec<Vcpu>, PlatformError> {
         let vgic = self.vm.create_device(device_type::ARM_VGIC_V3).map_err(refused("creating the VGIC"))?;
         let vcpus = (0..shape.vcpus).map(|index| {
             let mut vcpu = self.create_vcpu(index)?;
@@ -84,6 +88,7 @@ impl KvmPlatform {
             its.set_attr(group::ADDR, addr::ITS, board::translator(index))
                 .map_err(refused(format!("placing ITS {index}")))?;
         }
+        self.translators = Some(shape.translators);
         self.vm
             .register_irqfd(&self.serial_interrupt, board::SERIAL_SPI)
             .map_err(refused("wiring the serial port's interrupt"))?;
@@ -115,15 +120,26 @@ impl KvmPlatform {
     /// Puts back what was saved, after memory and before any vCPU runs: the vCPUs first, whose registers the interrupt
     /// controller knows them by. Each ITS reads its tables from guest memory, which takes the pending bits that it finds
     /// out of the pending tables: that writes guest memory.
-    pub(crate) fn restore(
+    pub(crate) fn load(
         &self,
-        vcpus: &mut [Vcpu],
-        cpus: &[Opaque],
         saved: &PlatformSaved,
+        cpus: impl FnOnce() -> Result<(), PlatformError>,
     ) -> Result<(), PlatformError> {
-        vcpus.iter_mut().zip(cpus).try_for_each(|(vcpu, state)| restore_vcpu(vcpu, state))?;
-        self.restore_devices(saved)
+        cpus()?;
+        self.load_devices(saved)
     }
+
+    /// What a processor is, its registers say: one that this host cannot give them refuses the state, by name.
+    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "other architectures ask the kernel")]
+    pub(crate) fn lacks(&self, _processor: &Processor) -> Result<Option<String>, PlatformError> {
+        Ok(None)
+    }
+}
+
+/// As [`KvmPlatform::lacks`] has it.
+#[expect(clippy::unnecessary_wraps, reason = "other architectures read it from the state")]
+pub(crate) fn processor_of(_cpu: &Opaque) -> Result<Processor, PlatformError> {
+    Ok(Processor::default())
 }
 
 /// Puts a vCPU to sleep until the first one's `CPU_ON`.

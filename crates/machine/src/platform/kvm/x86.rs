@@ -1,17 +1,21 @@
 //! A PC reduced to what a guest with a PVH entry needs.
 
-use kvm_bindings::{CpuId, KVM_MP_STATE_RUNNABLE, kvm_regs, kvm_segment};
+#[path = "x86/features.rs"]
+mod features;
+
+use kvm_bindings::{CpuId, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2, kvm_regs, kvm_segment};
 use ringmark_guest::Config;
-use ringmark_kvm::Vcpu;
+use ringmark_kvm::{Vcpu, VcpuState};
 use ringmark_track::KernelWrites;
 
-use super::{KvmPlatform, refused, restore_vcpu};
+use super::{KvmPlatform, decode, refused};
 use crate::boot::pvh::{self, Handoff};
 use crate::boot::{BootError, elf};
 use crate::cpu::Opaque;
 use crate::layout::AddressMap;
 use crate::machine::CreateError;
-use crate::platform::{ControllerFrames, PlatformError, PlatformSaved, Shape};
+use crate::platform::processor::Leaf;
+use crate::platform::{ControllerFrames, PlatformError, PlatformSaved, Processor, Shape};
 use crate::ram::Ram;
 
 /// Where memory lies.
@@ -58,8 +62,13 @@ pub(crate) fn load_guest(
 }
 
 impl KvmPlatform {
-    /// Interrupt controllers, timer and vCPUs. After tracking is negotiated.
-    pub(crate) fn build(&self, shape: Shape) -> Result<Vec<Vcpu>, PlatformError> {
+    /// Interrupt controllers, timer and vCPUs, which offer what `processor` has, or all that this host can. After tracking
+    /// is negotiated.
+    pub(crate) fn build(
+        &mut self,
+        shape: Shape,
+        processor: Option<&Processor>,
+    ) -> Result<Vec<Vcpu>, PlatformError> {
         self.vm.set_tss_address(TSS_ADDRESS).map_err(refused("reserving the task segment"))?;
         self.vm
             .set_identity_map_address(IDENTITY_MAP_ADDRESS)
@@ -69,15 +78,22 @@ impl KvmPlatform {
         self.vm
             .register_irqfd(&self.serial_interrupt, SERIAL_GSI)
             .map_err(refused("wiring the serial port's interrupt"))?;
-        let mut cpuid =
-            self.system.supported_cpuid().map_err(refused("reading the processor features of the host"))?;
+        let mut cpuid = match processor {
+            Some(processor) => entries(processor)?,
+            None => self.supported()?,
+        };
         let vcpus = (0..shape.vcpus).map(|index| {
             let mut vcpu = self.create_vcpu(index)?;
             number_leaves(&mut cpuid, index);
             vcpu.set_cpuid(&cpuid).map_err(refused(format!("giving vCPU {index} its processor features")))?;
             Ok(vcpu)
         });
-        vcpus.collect()
+        let vcpus = vcpus.collect::<Result<Vec<_>, PlatformError>>()?;
+        // What they were given is not all that they offer where the processor answers by itself (`kvm_pvm`).
+        if let Some(first) = vcpus.first() {
+            self.processor = leaves(offered(first)?.as_slice());
+        }
+        Ok(vcpus)
     }
 
     /// What the kernel holds beside the vCPUs.
@@ -95,15 +111,73 @@ impl KvmPlatform {
 
     /// Puts back what was saved, before any vCPU runs: interrupt controllers before the vCPUs, since a local APIC's state
     /// refers to theirs.
-    pub(crate) fn restore(
+    pub(crate) fn load(
         &self,
-        vcpus: &mut [Vcpu],
-        cpus: &[Opaque],
         saved: &PlatformSaved,
+        cpus: impl FnOnce() -> Result<(), PlatformError>,
     ) -> Result<(), PlatformError> {
-        self.restore_devices(saved)?;
-        vcpus.iter_mut().zip(cpus).try_for_each(|(vcpu, state)| restore_vcpu(vcpu, state))
+        self.load_devices(saved)?;
+        cpus()
     }
+
+    /// The first feature that `processor` has and that vCPUs of this host cannot have.
+    pub(crate) fn lacks(&self, processor: &Processor) -> Result<Option<String>, PlatformError> {
+        let supported = self.supported()?;
+        let given = leaves(supported.as_slice());
+        let vm = self.system.create_vm().map_err(refused("creating a VM to look at"))?;
+        let mut vcpu = vm.create_vcpu(0).map_err(|error| PlatformError::Refused {
+            doing: format!("creating a vCPU to look at ({error})"),
+            errno: error.into(),
+        })?;
+        vcpu.set_cpuid(&supported).map_err(refused("giving it the processor features of the host"))?;
+        Ok(features::missing(processor, &[given, leaves(offered(&vcpu)?.as_slice())]))
+    }
+
+    fn supported(&self) -> Result<CpuId, PlatformError> {
+        self.system.supported_cpuid().map_err(refused("reading the processor features of the host"))
+    }
+}
+
+fn offered(vcpu: &Vcpu) -> Result<CpuId, PlatformError> {
+    vcpu.cpuid().map_err(refused("reading a vCPU's processor features"))
+}
+
+/// What the vCPU whose state was saved offered.
+pub(crate) fn processor_of(cpu: &Opaque) -> Result<Processor, PlatformError> {
+    let state: VcpuState = decode("the first vCPU", &cpu.0)?;
+    let entries: Vec<_> = state.cpuid.iter().map(|entry| entry.0).collect();
+    Ok(leaves(&entries))
+}
+
+fn leaves(entries: &[kvm_cpuid_entry2]) -> Processor {
+    let leaf = |entry: &kvm_cpuid_entry2| Leaf {
+        function: entry.function,
+        index: entry.index,
+        flags: entry.flags,
+        eax: entry.eax,
+        ebx: entry.ebx,
+        ecx: entry.ecx,
+        edx: entry.edx,
+    };
+    Processor { leaves: entries.iter().map(leaf).collect() }
+}
+
+fn entries(processor: &Processor) -> Result<CpuId, PlatformError> {
+    let entry = |leaf: &Leaf| kvm_cpuid_entry2 {
+        function: leaf.function,
+        index: leaf.index,
+        flags: leaf.flags,
+        eax: leaf.eax,
+        ebx: leaf.ebx,
+        ecx: leaf.ecx,
+        edx: leaf.edx,
+        ..Default::default()
+    };
+    let entries: Vec<_> = processor.leaves.iter().map(entry).collect();
+    CpuId::from_entries(&entries).map_err(|_| PlatformError::State {
+        part: "the processor's features".into(),
+        what: format!("they have {} leaves", entries.len()),
+    })
 }
 
 /// Writes the vCPU's number where a guest looks for it: the initial APIC id of leaf 1, the x2APIC id of leaves 0xb and

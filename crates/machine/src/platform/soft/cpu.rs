@@ -3,13 +3,14 @@
 use std::thread;
 use std::time::Duration;
 
+use ringmark_abi::Errno;
 use ringmark_engine::{Exit, Kick, Running, Vcpu, Vm};
 use ringmark_guest::{Config, Interrupts, Load, Memory, Program, Step};
 use serde::{Deserialize, Serialize};
 
 use super::driver::{Driver, Taker};
 use crate::codec;
-use crate::cpu::{Cpu, CpuError, End, Opaque, Return};
+use crate::cpu::{Cpu, CpuError, End, Opaque, Return, Wiring};
 use crate::platform::PlatformError;
 
 /// How long a program without work sleeps: long enough to leave the processor to others, short beside a checkpoint.
@@ -25,7 +26,8 @@ const STEPS_MASKED: u32 = 512;
 pub(crate) struct SoftCpu {
     vcpu: Vcpu,
     vm: Vm,
-    program: Program,
+    /// `None` until it has state.
+    program: Option<Program>,
     steps: u32,
     interrupts: Option<Handler>,
 }
@@ -53,29 +55,22 @@ struct Saved {
     interrupts: HandlerState,
 }
 
-/// What vCPUs are told of the machine's interrupt controller.
-pub(crate) type Wiring = Option<(Config, Interrupts)>;
-
 impl SoftCpu {
     pub(crate) fn new(vm: Vm, vcpu: Vcpu, program: Program, wiring: Wiring) -> Self {
         let driver = (vcpu.id() == 0).then(Driver::default);
-        Self::with(vm, vcpu, program, wiring, HandlerState { driver, ..HandlerState::default() })
+        let mut cpu = Self::blank(vm, vcpu);
+        cpu.set(program, wiring, HandlerState { driver, ..HandlerState::default() });
+        cpu
     }
 
-    fn with(vm: Vm, vcpu: Vcpu, program: Program, wiring: Wiring, state: HandlerState) -> Self {
-        let interrupts = wiring.map(|(config, interrupts)| Handler { config, interrupts, state });
-        Self { vcpu, vm, program, steps: 0, interrupts }
+    /// A vCPU whose state comes later.
+    pub(crate) const fn blank(vm: Vm, vcpu: Vcpu) -> Self {
+        Self { vcpu, vm, program: None, steps: 0, interrupts: None }
     }
 
-    /// The program whose state [`Cpu::save`] gave.
-    pub(crate) fn restore(vm: Vm, vcpu: Vcpu, wiring: Wiring, saved: &Opaque) -> Result<Self, PlatformError> {
-        let part = format!("vCPU {}", vcpu.id());
-        let damaged = |what| PlatformError::State { part: part.clone(), what };
-        let Saved { program: words, interrupts } = codec::decode(&saved.0).map_err(damaged)?;
-        let words = <&[u64; Program::WORDS]>::try_from(words.as_slice())
-            .map_err(|_| damaged(format!("it has {} words instead of {}", words.len(), Program::WORDS)))?;
-        let program = Program::from_words(words).map_err(|e| damaged(e.to_string()))?;
-        Ok(Self::with(vm, vcpu, program, wiring, interrupts))
+    fn set(&mut self, program: Program, wiring: Wiring, state: HandlerState) {
+        self.program = Some(program);
+        self.interrupts = wiring.map(|(config, interrupts)| Handler { config, interrupts, state });
     }
 
     pub(crate) fn kick_handle(&self) -> Kick {
@@ -84,6 +79,7 @@ impl SoftCpu {
 
     fn steps(&mut self) -> Result<std::convert::Infallible, Exit> {
         let index = self.vcpu.id();
+        let Some(program) = &mut self.program else { return Err(Exit::Failed(Errno::EINVAL)) };
         let mut words = GuestWords(self.vcpu.enter()?);
         loop {
             words.0.poll()?;
@@ -100,7 +96,7 @@ impl SoftCpu {
                 }
             }
             // A step that an exit interrupts goes on with the same store when it is called again.
-            match self.program.step(&mut words)? {
+            match program.step(&mut words)? {
                 Step::Wrote(_) | Step::Idle | Step::Checking | Step::Checked { .. } => {}
                 Step::Holding | Step::Stopped => thread::sleep(NAP),
             }
@@ -131,7 +127,19 @@ impl Cpu for SoftCpu {
 
     fn save(&mut self) -> Result<Opaque, String> {
         let interrupts = self.interrupts.as_ref().map(|handler| handler.state.clone()).unwrap_or_default();
-        codec::encode(&Saved { program: self.program.to_words().to_vec(), interrupts }).map(Opaque)
+        let program = self.program.as_ref().ok_or("it has no program")?;
+        codec::encode(&Saved { program: program.to_words().to_vec(), interrupts }).map(Opaque)
+    }
+
+    fn load(&mut self, saved: &Opaque, wiring: Wiring) -> Result<(), PlatformError> {
+        let part = format!("vCPU {}", self.vcpu.id());
+        let damaged = |what| PlatformError::State { part: part.clone(), what };
+        let Saved { program: words, interrupts } = codec::decode(&saved.0).map_err(damaged)?;
+        let words = <&[u64; Program::WORDS]>::try_from(words.as_slice())
+            .map_err(|_| damaged(format!("it has {} words instead of {}", words.len(), Program::WORDS)))?;
+        let program = Program::from_words(words).map_err(|e| damaged(e.to_string()))?;
+        self.set(program, wiring, interrupts);
+        Ok(())
     }
 }
 

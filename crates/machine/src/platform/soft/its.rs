@@ -122,6 +122,11 @@ impl Its {
         Ok(())
     }
 
+    /// What the machine is made of.
+    pub(super) fn shape(&self) -> Shape {
+        Shape { vcpus: self.vcpus, translators: u32::try_from(self.its.len()).unwrap_or(u32::MAX) }
+    }
+
     /// Writes pending and translation tables to guest memory and reads the registers.
     pub(super) fn save(&self) -> Result<Registers, PlatformError> {
         self.vgic

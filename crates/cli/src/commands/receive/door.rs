@@ -1,0 +1,75 @@
+//! Where a machine comes in: its name and its socket before its pages.
+
+use std::sync::Arc;
+
+use ringmark_control::Server;
+use ringmark_machine::devices::Console;
+use ringmark_machine::{Arrivals, Coming, Machine};
+use ringmark_migrate::codec::PageStore;
+use ringmark_migrate::receive::{Arrival, Arriving};
+use ringmark_migrate::{Offer, Refusal};
+use ringmark_track::BoxError;
+
+use super::lobby::{Lobby, Phase};
+use crate::failure::Failure;
+use crate::{host, paths};
+
+/// Takes machines that have a name which is free here.
+pub(super) struct Door<F> {
+    arrivals: Arrivals<F>,
+    lobby: Arc<Lobby>,
+}
+
+impl<F> Door<F> {
+    pub(super) const fn new(arrivals: Arrivals<F>, lobby: Arc<Lobby>) -> Self {
+        Self { arrivals, lobby }
+    }
+}
+
+/// A machine that arrives, with its socket.
+pub(super) struct AtDoor {
+    coming: Coming,
+    server: Server,
+}
+
+/// A machine that has arrived.
+pub(super) struct AtHome {
+    pub(super) machine: Machine,
+    pub(super) server: Server,
+}
+
+impl<F: FnMut() -> Console> Arriving for Door<F> {
+    type Arrival = AtDoor;
+
+    fn accept(&mut self, offer: &Offer) -> Result<AtDoor, Refusal> {
+        let refused = |failure: Failure| Refusal {
+            what: failure.message,
+            advice: Some("receive it under another name (`ringmark receive --name`)".into()),
+        };
+        let name = self.arrivals.name_of(offer);
+        let socket = paths::socket(&name).map_err(refused)?;
+        host::check_name(&socket).map_err(refused)?;
+        let coming = self.arrivals.accept(offer)?;
+        self.lobby.expect(name, offer);
+        let server = Server::bind(socket, Arc::clone(&self.lobby) as _)
+            .map_err(|error| refused(host::bind_failure(&error)))?;
+        self.lobby.enter(Phase::Receiving(server.path().to_owned()));
+        Ok(AtDoor { coming, server })
+    }
+}
+
+impl Arrival for AtDoor {
+    type Machine = AtHome;
+
+    fn memory(&self) -> &dyn PageStore {
+        self.coming.memory()
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), BoxError> {
+        self.coming.load(state)
+    }
+
+    fn run(self) -> Result<AtHome, BoxError> {
+        Ok(AtHome { machine: self.coming.run()?, server: self.server })
+    }
+}

@@ -1,0 +1,193 @@
+//! Two processes between which a machine moves.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use ringmark_control::{CheckOutcome, Client, GuestState, Status};
+
+use super::process::{Done, Running};
+use super::{Home, wait_for};
+
+/// A process that waits for a machine.
+pub(crate) struct Receiver {
+    pub(crate) process: Running,
+    /// Where, as it says itself.
+    pub(crate) address: String,
+}
+
+impl Home {
+    /// Starts a process that takes a machine under `name` at `address`, and waits until it waits.
+    pub(crate) fn receiver(&self, name: &str, address: &str, options: &[&str]) -> Receiver {
+        let name = format!("--name={name}");
+        let mut args = vec!["receive", address, &name];
+        args.extend(options);
+        let process = Running::start(self.command(&args));
+        let address = wait_for("a process that waits for a machine", || {
+            let said = process.stderr();
+            let line = said.lines().find_map(|line| line.strip_prefix("ringmark: waiting for a machine at "));
+            line.filter(|_| said.ends_with('\n')).map(str::to_owned)
+        });
+        Receiver { process, address }
+    }
+
+    /// A receiver at a Unix socket of its own.
+    pub(crate) fn unix_receiver(&self, name: &str, options: &[&str]) -> Receiver {
+        let address = format!("unix:{}", self.dir().join(format!("{name}.arrive")).display());
+        self.receiver(name, &address, options)
+    }
+
+    /// Sends `vm` to `address`, and waits for how that ends.
+    pub(crate) fn migrate(&self, vm: &str, address: &str, options: &[&str]) -> Done {
+        let mut args = vec!["migrate", vm, address, "--json"];
+        args.extend(options);
+        self.run(&args)
+    }
+
+    pub(crate) fn client(&self, name: &str) -> Client {
+        Client::connect(self.socket(name)).unwrap()
+    }
+
+    /// The machine's state; `None` where nothing answers.
+    pub(crate) fn guest(&self, name: &str) -> Option<GuestState> {
+        Client::connect(self.socket(name)).ok()?.status().ok().map(|status| status.guest)
+    }
+
+    /// Waits until the guest of `name` is as `wanted`.
+    pub(crate) fn wait_for_guest(&self, name: &str, wanted: GuestState) -> Status {
+        wait_for(&format!("{name} to be {wanted}"), || {
+            let status = Client::connect(self.socket(name)).ok()?.status().ok()?;
+            (status.guest == wanted).then_some(status)
+        })
+    }
+
+    /// The guest of `name` runs, writes, and finds every page as it was written.
+    pub(crate) fn lives_on(&self, name: &str) {
+        let before = self.wait_for_guest(name, GuestState::Running).guest_pages_written.unwrap();
+        wait_for(&format!("{name} to write"), || {
+            (self.client(name).status().unwrap().guest_pages_written.unwrap() > before).then_some(())
+        });
+        let check = self.client(name).check().unwrap();
+        assert_eq!(
+            (check.guest_check, check.memory_check),
+            (CheckOutcome::Ok, CheckOutcome::Ok),
+            "{check:?}"
+        );
+    }
+}
+
+/// A link through which everything passes, until a message comes that never arrives: from then on it is dead, and those on
+/// either side find out by its end.
+pub(crate) struct Cut {
+    pub(crate) address: String,
+    dead: Arc<AtomicBool>,
+}
+
+struct Line {
+    message: &'static [u8],
+    dead: Arc<AtomicBool>,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Cut {
+    /// A link to `receiver`, at `tcp:127.0.0.1:PORT`, that dies at `message`.
+    pub(crate) fn at(message: &'static str, receiver: &Receiver) -> Self {
+        let to = receiver.address.strip_prefix("tcp:").unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("tcp:{}", listener.local_addr().unwrap());
+        let dead = Arc::new(AtomicBool::new(false));
+        let line =
+            Arc::new(Line { message: message.as_bytes(), dead: Arc::clone(&dead), open: Mutex::default() });
+        thread::spawn(move || {
+            for source in listener.incoming() {
+                let Ok(source) = source else { return };
+                line.connect(source, &to);
+            }
+        });
+        Self { address, dead }
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+}
+
+impl Line {
+    fn connect(self: &Arc<Self>, source: TcpStream, to: &str) {
+        if self.dead.load(Ordering::SeqCst) {
+            return;
+        }
+        let destination = TcpStream::connect(to).unwrap();
+        for socket in [&source, &destination] {
+            socket.set_nodelay(true).unwrap();
+            self.open.lock().unwrap().push(socket.try_clone().unwrap());
+        }
+        for (mut from, mut to) in
+            [(source.try_clone().unwrap(), destination.try_clone().unwrap()), (destination, source)]
+        {
+            let line = Arc::clone(self);
+            thread::spawn(move || {
+                let mut buffer = vec![0; 64 << 10];
+                while let Ok(count @ 1..) = from.read(&mut buffer) {
+                    // The one key of a message's map, which is short: its length and its text.
+                    let length = 0x60 + u8::try_from(line.message.len()).unwrap();
+                    let key = [&[length], line.message].concat();
+                    if buffer[..count].windows(key.len()).any(|bytes| bytes == key) {
+                        line.dead.store(true, Ordering::SeqCst);
+                        for socket in line.open.lock().unwrap().drain(..) {
+                            let _ = socket.shutdown(Shutdown::Both);
+                        }
+                    }
+                    if to.write_all(&buffer[..count]).is_err() {
+                        break;
+                    }
+                }
+                let _ = to.shutdown(Shutdown::Write);
+            });
+        }
+    }
+}
+
+/// Certificates for one side of a link, signed by `authority`.
+pub(crate) struct Papers {
+    files: [String; 3],
+}
+
+impl Papers {
+    /// Writes them under `name`.
+    pub(crate) fn issue(dir: &Path, name: &str, authority: &Authority) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &authority.0).unwrap();
+        let write = |kind: &str, text: &str| {
+            let path = dir.join(format!("{name}.{kind}.pem"));
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let files = [
+            format!("--tls-cert={}", write("cert", &certificate.pem())),
+            format!("--tls-key={}", write("key", &key.serialize_pem())),
+            format!("--tls-ca={}", write("ca", &authority.0.pem())),
+        ];
+        Self { files }
+    }
+
+    pub(crate) fn options(&self) -> [&str; 3] {
+        self.files.each_ref().map(String::as_str)
+    }
+}
+
+/// Who signs certificates.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+}

@@ -1,0 +1,162 @@
+//! A machine leaves.
+
+use std::sync::TryLockError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ringmark_dirty::{DirtyPages, SlotTable};
+use ringmark_migrate::Connector;
+use ringmark_migrate::report::Report;
+use ringmark_migrate::send::{DepartError, Departing, Identity, SendOptions, SendProgress, depart};
+use ringmark_track::{BoxError, Memory};
+
+use super::MigrateError;
+use super::needs::Needs;
+use crate::machine::{Checkpoints, Halt, Machine, RunState};
+use crate::saved::{MachineSaved, Parts};
+
+impl Machine {
+    /// Sends the machine to `to` while its guest runs, and returns when the guest runs there: this machine has then ended, as
+    /// [`End::Left`](crate::End::Left). A paused machine arrives paused.
+    ///
+    /// Setting `cancel` calls it off, which has an effect until the guest is committed to the destination. While it lasts no
+    /// checkpoint is taken; one that is asked for is refused.
+    ///
+    /// # Errors
+    /// Says what failed and what the guest does now. Unless the destination may run it, it goes on here as before: every page
+    /// of the failed migration is in the next checkpoint, which is an increment where it would have been one.
+    pub fn migrate(
+        &self,
+        to: &Connector,
+        options: &SendOptions,
+        cancel: &AtomicBool,
+        watch: &mut dyn FnMut(&SendProgress<'_>),
+    ) -> Result<Report, MigrateError> {
+        let mut state = match self.checkpoints.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::WouldBlock) => return Err(MigrateError::Busy),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                // As a checkpoint after one that panicked.
+                self.checkpoints.clear_poison();
+                let mut state = poisoned.into_inner();
+                state.newest = None;
+                state
+            }
+        };
+        if self.outcome().is_some() {
+            return Err(MigrateError::Ended);
+        }
+        if self.run_state() == RunState::Undecided {
+            return Err(MigrateError::Undecided);
+        }
+        let _under_way = UnderWay::new(&self.migration_running);
+        // Its memory file has holes where pages are still to come.
+        self.ram.wait_until_whole()?;
+        let Checkpoints { tracker, newest, audit, bitmaps_advised, .. } = &mut *state;
+        if !tracker.is_armed() {
+            // The migration arms it: whatever was taken before, of what was written since nothing is known.
+            *newest = None;
+            *audit = None;
+        }
+        let identity = self.identity(bitmaps_advised.as_ref()).map_err(MigrateError::Needs)?;
+        let leaving = Leaving { machine: self, bitmaps_advised: bitmaps_advised.clone() };
+        let left = depart(&leaving, &identity, tracker, to, options, cancel, watch);
+        if let Err(departed) = &left
+            && matches!(*departed.error, DepartError::Escapes(_))
+        {
+            // As after a checkpoint whose audit found some: only a base is trustworthy now.
+            *newest = None;
+        }
+        match left {
+            // Whatever step noticed it first.
+            Err(_) if self.outcome().is_some() => Err(MigrateError::Ended),
+            left => Ok(left?),
+        }
+    }
+
+    /// Whether the machine is on its way to another host.
+    #[must_use]
+    pub fn is_migrating(&self) -> bool {
+        self.migration_running.load(Ordering::Relaxed)
+    }
+
+    fn identity(&self, bitmaps_advised: Option<&String>) -> Result<Identity, String> {
+        let facts = self.facts();
+        let (translators, processor) = (self.platform().translators(), self.platform().processor());
+        let needs = Needs::new(facts.hypervisor, translators, processor, bitmaps_advised.cloned());
+        Ok(Identity {
+            name: facts.name.clone(),
+            hypervisor: facts.hypervisor.name().into(),
+            architecture: std::env::consts::ARCH.into(),
+            vcpus: facts.vcpus,
+            needs: needs.encode()?,
+        })
+    }
+}
+
+/// A machine on its way.
+struct Leaving<'m> {
+    machine: &'m Machine,
+    bitmaps_advised: Option<String>,
+}
+
+impl Departing for Leaving<'_> {
+    type Halted<'h>
+        = Halt<'h>
+    where
+        Self: 'h;
+
+    fn memory(&self) -> &dyn Memory {
+        &self.machine.ram
+    }
+
+    fn slots(&self) -> &SlotTable {
+        self.machine.ram.slots()
+    }
+
+    fn holes(&self) -> Result<DirtyPages, BoxError> {
+        let mut holes = DirtyPages::new(self.slots());
+        holes.insert_all();
+        holes.subtract(&self.machine.ram.present()?);
+        Ok(holes)
+    }
+
+    fn halt(&self) -> Halt<'_> {
+        Halt::new(self.machine)
+    }
+
+    fn save(&self, halted: &mut Halt<'_>) -> Result<Vec<u8>, BoxError> {
+        let state = halted.save()?;
+        let parts = Parts {
+            hypervisor: self.machine.facts().hypervisor,
+            cpus: state.cpus,
+            platform: state.platform,
+            serial: state.serial,
+            guest: self.machine.guest_config().copied(),
+            digest: None,
+            bitmaps_advised: self.bitmaps_advised.clone(),
+        };
+        let mut saved = MachineSaved::new(parts);
+        saved.paused = halted.is_paused();
+        Ok(saved.encode()?)
+    }
+
+    fn leave(&self, halted: Halt<'_>, undecided: bool) {
+        halted.hand_over(undecided);
+    }
+}
+
+/// Says that a migration is under way, while it lives.
+struct UnderWay<'a>(&'a AtomicBool);
+
+impl<'a> UnderWay<'a> {
+    fn new(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Self(flag)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,51 @@
+//! What a machine has to find at its destination, beside what every migration's offer says.
+
+use ringmark_migrate::Offer;
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::platform::{Hypervisor, Processor};
+
+/// The version of [`Needs`]; zero is never valid.
+const VERSION: u32 = 1;
+
+/// What a machine needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Needs {
+    version: u32,
+    pub(super) hypervisor: Hypervisor,
+    /// Interrupt translation services; `None` where there is no interrupt controller of this kind.
+    pub(super) translators: Option<u32>,
+    pub(super) processor: Processor,
+    /// Why stand-alone bitmaps would cost it less, if that was found.
+    #[serde(default)]
+    pub(super) bitmaps_advised: Option<String>,
+}
+
+impl Needs {
+    pub(super) const fn new(
+        hypervisor: Hypervisor,
+        translators: Option<u32>,
+        processor: Processor,
+        bitmaps_advised: Option<String>,
+    ) -> Self {
+        Self { version: VERSION, hypervisor, translators, processor, bitmaps_advised }
+    }
+
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+        codec::encode(self)
+    }
+
+    /// What `offer` says of them.
+    pub(super) fn of(offer: &Offer) -> Result<Self, String> {
+        let needs: Self = codec::decode(&offer.needs).map_err(|what| {
+            format!("it is no machine of this monitor: what it needs is not understood: {what}")
+        })?;
+        match needs.version {
+            VERSION => Ok(needs),
+            other => {
+                Err(format!("what it needs is of version {other}, and this program reads version {VERSION}"))
+            }
+        }
+    }
+}
