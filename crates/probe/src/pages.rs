@@ -118,6 +118,18 @@ impl Pages {
         Some(())
     }
 
+    /// Whether the whole words from byte `offset` on are `bytes`; `None` outside of the memory.
+    #[must_use]
+    pub fn is(&self, offset: u64, bytes: &[u8]) -> Option<bool> {
+        let start = self.at(self.check(offset, bytes.len())?).cast::<u64>();
+        let (words, _) = bytes.as_chunks::<WORD>();
+        let differ = words.iter().enumerate().fold(0, |differ, (n, &word)| {
+            // SAFETY: as in `copy_out`.
+            differ | (unsafe { start.add(n).read_volatile() } ^ u64::from_ne_bytes(word))
+        });
+        Some(differ == 0)
+    }
+
     /// Copies `bytes`, whole words, to byte `offset`; `None`, and nothing is copied, outside of the memory.
     pub fn copy_in(&self, offset: u64, bytes: &[u8]) -> Option<()> {
         let start = self.at(self.check(offset, bytes.len())?).cast::<u64>();

@@ -1,7 +1,5 @@
 //! Whoever an epoch is for: it knows of memory only what epochs report.
 
-use std::collections::HashMap;
-
 use ringmark_dirty::{DirtyPages, SlotId};
 use ringmark_probe::Ram;
 use ringmark_track::{Audit, Memory};
@@ -11,28 +9,47 @@ use crate::failure::{OrTrouble, Trouble};
 /// A copy of memory, made of reported pages alone.
 pub(crate) struct Consumer {
     page_bytes: usize,
-    slots: Vec<(SlotId, Vec<u8>)>,
+    now: Image,
     /// What the pages of this epoch were when the last one was committed.
-    before: HashMap<(SlotId, u64), Box<[u8]>>,
+    before: Image,
+    of_this_epoch: DirtyPages,
     audit: Option<Audit>,
+}
+
+/// As many bytes as each slot has. They stay where they are: to allocate them anew costs as much as to copy them.
+struct Image(Vec<(SlotId, Vec<u8>)>);
+
+impl Image {
+    fn new(ram: &Ram, page_bytes: usize) -> Self {
+        let bytes = |npages| usize::try_from(npages).unwrap_or(usize::MAX).saturating_mul(page_bytes);
+        Self(ram.slots().iter().map(|slot| (slot.id, vec![0; bytes(slot.npages)])).collect())
+    }
+
+    fn page(&mut self, bytes: usize, slot: SlotId, offset: u64) -> Option<&mut [u8]> {
+        let (_, copy) = self.0.iter_mut().find(|(id, _)| *id == slot)?;
+        let start = usize::try_from(offset).ok()?.checked_mul(bytes)?;
+        copy.get_mut(start..start.checked_add(bytes)?)
+    }
 }
 
 impl Consumer {
     pub(crate) fn new(ram: &Ram) -> Self {
         let page_bytes = usize::try_from(ram.page_size().bytes()).unwrap_or(usize::MAX);
-        let empty =
-            |npages| vec![0; usize::try_from(npages).unwrap_or(usize::MAX).saturating_mul(page_bytes)];
-        let slots = ram.slots().iter().map(|slot| (slot.id, empty(slot.npages))).collect();
-        Self { page_bytes, slots, before: HashMap::new(), audit: None }
+        let copy = || Image::new(ram, page_bytes);
+        let of_this_epoch = DirtyPages::new(ram.slots());
+        Self { page_bytes, now: copy(), before: copy(), of_this_epoch, audit: None }
     }
 
     /// Copies the pages of a round or a cut.
     pub(crate) fn capture(&mut self, ram: &Ram, pages: &DirtyPages) -> Result<(), Trouble> {
+        let Self { page_bytes, now, before, of_this_epoch, .. } = self;
         for (slot, offset) in pages.iter() {
-            let Self { page_bytes, slots, before, .. } = self;
-            let copy = page_of(slots, *page_bytes, slot, offset)
-                .ok_or_else(|| Trouble::unexpected("an epoch names a page")(&"that is none"))?;
-            before.entry((slot, offset)).or_insert_with(|| copy.into());
+            let no_page = || Trouble::unexpected("an epoch names a page")(&"that is none");
+            let is_new = of_this_epoch.insert(slot, offset).map_err(|_| no_page())?;
+            let copy = now.page(*page_bytes, slot, offset).ok_or_else(no_page)?;
+            if is_new {
+                before.page(*page_bytes, slot, offset).ok_or_else(no_page)?.copy_from_slice(copy);
+            }
             ram.read(slot, offset, copy).or_trouble("reading guest memory")?;
         }
         Ok(())
@@ -41,12 +58,12 @@ impl Consumer {
     /// Compares every page with the copy, and the audit's hashes with those of the last cut; how many pages there are. The
     /// guest stands still, and `epoch` is all that was reported since the last cut of a committed epoch.
     pub(crate) fn verify(&mut self, ram: &Ram, epoch: &DirtyPages) -> Result<u64, Trouble> {
-        let mut now = vec![0; self.page_bytes];
         let mut pages = 0;
-        for (slot, copy) in &self.slots {
+        for (slot, copy) in &self.now.0 {
+            let memory = ram.pages(*slot).ok_or("no such slot").or_trouble("reading guest memory")?;
             for (page, copy) in (0..).zip(copy.chunks(self.page_bytes)) {
-                ram.read(*slot, page, &mut now).or_trouble("reading guest memory")?;
-                if now != copy {
+                let is_same = memory.is(page * ram.page_size().bytes(), copy);
+                if !is_same.ok_or("no such page").or_trouble("reading guest memory")? {
                     let known = if epoch.contains(*slot, page) {
                         "reported, and written after"
                     } else {
@@ -72,30 +89,26 @@ impl Consumer {
 
     /// The epoch is durable.
     pub(crate) fn commit(&mut self) {
-        self.before.clear();
+        drop(self.of_this_epoch.take());
     }
 
     /// The epoch was given up, and what was copied with it: the next one has to bring all of it again.
     pub(crate) fn roll_back(&mut self) {
-        for ((slot, offset), page) in self.before.drain() {
-            if let Some(copy) = page_of(&mut self.slots, self.page_bytes, slot, offset) {
-                copy.copy_from_slice(&page);
+        let Self { page_bytes, now, before, of_this_epoch, .. } = self;
+        for (slot, offset) in of_this_epoch.take().iter() {
+            let then = before.page(*page_bytes, slot, offset);
+            if let Some((copy, then)) = now.page(*page_bytes, slot, offset).zip(then) {
+                copy.copy_from_slice(then);
             }
         }
     }
 
     /// Tracking ended; what was known is worth nothing.
     pub(crate) fn forget(&mut self) {
-        self.before.clear();
+        drop(self.of_this_epoch.take());
         self.audit = None;
-        for (_, copy) in &mut self.slots {
+        for (_, copy) in &mut self.now.0 {
             copy.fill(0xa5);
         }
     }
-}
-
-fn page_of(slots: &mut [(SlotId, Vec<u8>)], bytes: usize, slot: SlotId, offset: u64) -> Option<&mut [u8]> {
-    let (_, copy) = slots.iter_mut().find(|(id, _)| *id == slot)?;
-    let start = usize::try_from(offset).ok()?.checked_mul(bytes)?;
-    copy.get_mut(start..start.checked_add(bytes)?)
 }
