@@ -158,6 +158,8 @@ impl Life<'_> {
 
     /// Whatever the disk does, the guest runs on, and the pages of a failed checkpoint are in the next.
     fn checkpoint_on_a_bad_disk(&mut self, fault: DiskFault) -> Result<(), Trouble> {
+        // A writer that cannot remove what a killed one left goes on all the same: only its own work is to fail.
+        self.store.sweep().or_trouble("removing what killed writers left")?;
         self.disk.arm(fault, self.rng.u64(..fault.operations()));
         let taken = self.machine.checkpoint(&self.store, CheckpointOptions::default(), &mut |_| {});
         let struck = self.disk.disarm();
