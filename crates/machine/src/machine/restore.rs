@@ -250,3 +250,55 @@ fn elsewhere(saved: &MachineSaved, here: &str) -> RestoreError {
         here: here.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::sink;
+
+    use ringmark_guest::Pattern;
+    use ringmark_track::Method;
+
+    use super::*;
+    use crate::{Boot, CheckpointOptions, GuestSpec, MachineConfig};
+
+    /// The whole way: what one run finds is in its images, and decides how the next run is tracked.
+    #[test]
+    fn advice_comes_with_the_image() {
+        let machine = MachineConfig {
+            name: "advised".into(),
+            memory: 16 << 20,
+            vcpus: 1,
+            its: 1,
+            hypervisor: HypervisorWish::Engine,
+            tracking: Wish::Auto,
+            boot: Boot::Guest(GuestSpec { pattern: Pattern::Uniform, hot: 1 << 20, pace: 0, seed: 7 }),
+            audit: None,
+        };
+        let machine = Machine::create(machine, Box::new(sink())).unwrap();
+        assert!(matches!(machine.facts().tracking.method, Method::RingWithBitmap { .. }));
+        let found = "40 % came through the backup bitmap";
+        machine.checkpoints.lock().unwrap().bitmaps_advised = Some(found.into());
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::create_or_open(home.path().join("store")).unwrap();
+        let taken = machine.checkpoint(&store, CheckpointOptions::default(), &mut |_| {}).unwrap();
+        drop(machine);
+
+        let image = store.image(taken.image).unwrap();
+        let tracked = |tracking| {
+            let options = RestoreOptions {
+                name: None,
+                hypervisor: HypervisorWish::Engine,
+                tracking,
+                audit: None,
+                loading: Loading::Eager,
+            };
+            let machine = Machine::restore(&store, &image, options, Box::new(sink())).unwrap();
+            machine.facts().tracking.clone()
+        };
+        let next = tracked(Wish::Auto);
+        assert_eq!(next.method, Method::Bitmap);
+        assert!(next.why.ends_with(found), "{}", next.why);
+        let asked = tracked(Wish::Ring { entries: None });
+        assert!(matches!(asked.method, Method::RingWithBitmap { .. }), "{asked:?}");
+    }
+}
