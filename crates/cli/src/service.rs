@@ -279,6 +279,9 @@ fn wire_checkpoint(taken: &machine::Checkpoint) -> Checkpoint {
         rounds: taken.rounds,
         last_round_pages: taken.last_round,
         superseded_pages: taken.stored.superseded_pages,
+        gathered_pages: taken.stored.gathered_pages,
+        taken_bytes_per_s: taken.stored.rates.put_rate(),
+        stored_bytes_per_s: taken.stored.rates.stored_rate(),
         pause_ms: milliseconds(taken.pause),
         stopped_ms: milliseconds(
             taken.pause + audit_time.unwrap_or_default() + check_time.unwrap_or_default(),

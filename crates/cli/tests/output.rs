@@ -30,7 +30,21 @@ fn documents() {
     let home = Home::new();
     let _machine = home.small_machine("engine");
     let taken = document(&home.run(&["checkpoint", "vm1", "--json"]).succeeded());
-    has(&taken, &["image", "parent", "pages", "by_source", "bytes", "pause_ms", "total_ms", "escapes"]);
+    has(
+        &taken,
+        &[
+            "image",
+            "parent",
+            "pages",
+            "by_source",
+            "bytes",
+            "pause_ms",
+            "total_ms",
+            "taken_bytes_per_s",
+            "stored_bytes_per_s",
+            "escapes",
+        ],
+    );
     assert!(taken["parent"].is_null());
     let second = document(&home.run(&["--json", "checkpoint", "vm1"]).succeeded());
     assert_eq!(second["parent"], taken["image"]);

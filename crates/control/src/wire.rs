@@ -219,6 +219,12 @@ pub struct Checkpoint {
     pub last_round_pages: u64,
     /// Pages that were written again after they had been copied; the image has the later contents.
     pub superseded_pages: u64,
+    /// Pages of the parent that were stored again beside those in the image, so that a restore finds them together.
+    pub gathered_pages: u64,
+    /// Bytes of pages a second that were hashed, compared and compressed, from the first until the image was durable.
+    pub taken_bytes_per_s: f64,
+    /// Bytes a second that went to the store in that time.
+    pub stored_bytes_per_s: f64,
     /// Milliseconds from the order to stop the vCPUs to their resumption, without the audit.
     pub pause_ms: f64,
     /// Milliseconds for which the guest stood still in all, the audit included.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::format::blocks::{self, Block, BlockKind};
 use crate::format::meta::{Digest, Meta, PackRecord, StateRecord};
 use crate::format::node::{Branch, Encoding, Extent, Leaf, Node, NodeRef, Place};
+use crate::format::spread::Spread;
 use crate::{ImageId, Layout};
 use ringmark_dirty::{Gfn, Memslot, PageSize, SlotId, SlotTable};
 
@@ -134,6 +135,7 @@ fn meta() -> Meta {
         zero_pages: 9,
         repeated_pages: 10,
         unchanged_pages: 10,
+        spread: Spread { stored: 10, extents: 4, decoded: 14, groups: 2 },
         root: Some(NodeRef { pack: 4, len: 100, offset: 16, hash: [5; 16] }),
         first_pack: 4,
         next_pack: 5,
@@ -153,12 +155,18 @@ fn every_rule_of_metadata_is_kept() {
     let good = meta();
     assert_eq!(Meta::decode(&good.encode().unwrap()).unwrap(), good);
     type Change<'a> = (&'a str, &'a dyn Fn(&mut Meta));
-    let changes: [Change<'_>; 17] = [
+    let changes: [Change<'_>; 23] = [
         ("name", &|m| m.vm = "a\nb".to_owned()),
         ("name", &|m| m.vm = String::new()),
         ("pages", &|m| m.pages = 30),
         ("pages", &|m| m.zero_pages = 10),
         ("pages", &|m| m.zero_pages = u64::MAX),
+        ("extents", &|m| m.spread.stored = 30),
+        ("extents", &|m| m.spread.extents = 11),
+        ("extents", &|m| m.spread.groups = 11),
+        ("extents", &|m| m.spread.groups = 0),
+        ("extents", &|m| m.spread.decoded = 9),
+        ("extents", &|m| m.spread.decoded = u64::MAX),
         ("packs are not in order", &|m| m.packs.reverse()),
         ("numbers", &|m| m.next_pack = 4),
         ("numbers", &|m| m.first_pack = 6),

@@ -23,7 +23,8 @@
 //!
 //! **Writing.** [`Store::begin`] gives a [`Writer`]; [`put`](Writer::put) takes pages while threads of the writer find
 //! out which are zero, repeat a word, or are what they are in the parent, and compress and store the others in bounded
-//! memory; [`finish`](Writer::finish) returns when the image is durable. An image becomes visible in one step, after
+//! memory; where a long chain has strewn pages over too many extents, those beside them are stored anew with them, so that
+//! a restore stays as quick as that of a base; [`finish`](Writer::finish) returns when the image is durable. An image becomes visible in one step, after
 //! everything that it needs is durable; whatever goes wrong before (a full disk, an `fsync` that fails, a killed
 //! process) leaves the store as it was. What a dead writer left behind is removed when the next one begins. The caller
 //! keeps owning the pages of its epoch until `finish` has returned `Ok`.

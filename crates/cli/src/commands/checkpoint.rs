@@ -51,13 +51,16 @@ pub(crate) fn take(
 fn print(vm: &str, taken: &Checkpoint) {
     let parent = taken.parent.as_deref().map_or("a base".to_owned(), |id| format!("on {}", short(id)));
     output::line(format_args!(
-        "{}: image {} of {vm}, {parent}: {} pages, {} stored; paused for {:.2} ms, durable after {:.0} ms",
+        "{}: image {} of {vm}, {parent}: {} pages, {} stored; paused for {:.2} ms, durable after {:.0} ms; {}/s of pages, {}/s to \
+         the store",
         taken.image,
         short(&taken.image),
         HumanCount(taken.pages),
         BinaryBytes(taken.bytes),
         taken.pause_ms,
         taken.total_ms,
+        BinaryBytes(whole(taken.taken_bytes_per_s)),
+        BinaryBytes(whole(taken.stored_bytes_per_s)),
     ));
     if let (Some(pages), Some(ms), Some(bytes)) = (taken.audit_pages, taken.audit_ms, taken.audit_bytes)
         && taken.audit_baseline == Some(false)
@@ -68,6 +71,11 @@ fn print(vm: &str, taken: &Checkpoint) {
             BinaryBytes(bytes),
         ));
     }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people; a cast saturates")]
+fn whole(rate: f64) -> u64 {
+    rate as u64
 }
 
 /// As much of an identity as people read.

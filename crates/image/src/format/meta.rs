@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::header::{self, damaged};
 use super::node::NodeRef;
+use super::spread::Spread;
 use super::{blocks, node};
 use crate::{ImageError, ImageId, Layout};
 
@@ -93,6 +94,8 @@ pub(crate) struct Meta {
     pub(crate) zero_pages: u64,
     pub(crate) repeated_pages: u64,
     pub(crate) unchanged_pages: u64,
+    /// Of all pages of the image.
+    pub(crate) spread: Spread,
     /// `None` if all of memory is zero.
     pub(crate) root: Option<NodeRef>,
     /// The number of the first pack that was made for this image, and of the first that an increment makes.
@@ -171,6 +174,15 @@ impl Meta {
                 self.pages,
                 self.layout.pages()
             ));
+        }
+        let Spread { stored, extents, decoded, groups } = self.spread;
+        let most = stored.saturating_mul(node::FANOUT);
+        let possible = stored <= self.layout.pages()
+            && extents.max(groups) <= stored
+            && (stored..=most).contains(&decoded)
+            && (stored == 0) == (extents == 0 || groups == 0);
+        if !possible {
+            return Err(format!("it counts pages and extents that cannot be: {:?}", self.spread));
         }
         Ok(())
     }

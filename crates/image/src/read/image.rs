@@ -202,7 +202,7 @@ impl Image {
         let found = |run: &crate::format::node::Run| (run.first..run.first + run.pages).contains(&in_leaf);
         let Some(hit) = leaf.runs().find(found) else { return Ok(PageKind::Zero) };
         let RunKind::Stored { extent, .. } = hit.kind else {
-            restore::run(self, &[(first, leaf.clone(), hit)], &sink)?;
+            restore::run(self, vec![(first, leaf.clone(), hit)], &sink)?;
             return Ok(PageKind::Repeated);
         };
         let same = |run: &crate::format::node::Run| match run.kind {
@@ -210,7 +210,7 @@ impl Image {
             RunKind::Repeated => false,
         };
         let together: Vec<_> = leaf.runs().filter(same).map(|run| (first, leaf.clone(), run)).collect();
-        restore::run(self, &together, &sink)?;
+        restore::run(self, together, &sink)?;
         Ok(PageKind::Stored)
     }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
 use ringmark_dirty::SlotId;
 use ringmark_dirty::mutant::{self, Mutant};
 
@@ -14,6 +15,9 @@ use crate::{ImageError, RestoreError};
 
 /// Pages whose places are gathered and sorted at a time: of 4 KiB, four gigabytes in some ten megabytes of memory.
 const WINDOW: u64 = 1 << 20;
+
+/// Leaves of the index that are read one after the other.
+const LEAVES: usize = 256;
 
 /// Bytes that are read at a time, unless one extent has more.
 const SPAN: u64 = 1 << 20;
@@ -33,7 +37,7 @@ pub struct Restored {
 }
 
 /// First page of its leaf, the leaf, and pages of it.
-type Piece = (u64, Leaf, Run);
+pub(crate) type Piece = (u64, Leaf, Run);
 
 /// Pieces that are read at once, and where they are.
 #[derive(Debug)]
@@ -74,16 +78,40 @@ fn go<E: Send>(
     sink: &(impl Fn(SlotId, u64, &[u8]) -> Result<(), E> + Sync),
     restored: &mut Restored,
 ) -> Result<(), RestoreError<E>> {
-    let (pages, read) = run(image, pieces, sink)?;
+    let (pages, read) = run(image, std::mem::take(pieces), sink)?;
     restored.pages += pages;
     restored.bytes_read += read;
-    pieces.clear();
     Ok(())
 }
 
 /// Adds the pieces of the pages `range` that are not zero.
 fn gather(image: &Image, range: Range<u64>, pieces: &mut Vec<Piece>) -> Result<(), ImageError> {
     let leaves = range.start / FANOUT..range.end.div_ceil(FANOUT);
+    if leaves.end - leaves.start <= LEAVES as u64 {
+        return gather_leaves(image, &range, leaves, pieces);
+    }
+    let starts: Vec<u64> = leaves.clone().step_by(LEAVES).collect();
+    let parts: Vec<Result<Vec<Piece>, ImageError>> = starts
+        .par_iter()
+        .map(|start| {
+            let mut found = Vec::new();
+            gather_leaves(image, &range, *start..leaves.end.min(start + LEAVES as u64), &mut found)?;
+            Ok(found)
+        })
+        .collect();
+    parts.into_iter().try_for_each(|found| {
+        pieces.append(&mut found?);
+        Ok(())
+    })
+}
+
+/// As [`gather`], of the pages of `range` in `leaves`.
+fn gather_leaves(
+    image: &Image,
+    range: &Range<u64>,
+    leaves: Range<u64>,
+    pieces: &mut Vec<Piece>,
+) -> Result<(), ImageError> {
     let mut next = leaves.start;
     image.tree().walk(leaves, &mut |number, leaf: &Leaf| {
         let number = if mutant::active(Mutant::OffsetNotAdvanced) { next } else { number };
@@ -111,7 +139,7 @@ fn stretch(run: &Run, page: usize) -> Option<(u32, Range<u64>)> {
 fn spans(pieces: &mut [Piece], page: usize) -> Vec<Span> {
     let place = |p: &Piece| stretch(&p.2, page).map_or((0, 0), |(pack, bytes)| (pack + 1, bytes.start));
     if !pieces.is_sorted_by_key(place) {
-        pieces.sort_by_cached_key(place);
+        pieces.par_sort_by_cached_key(place);
     }
     let mut spans: Vec<Span> = Vec::new();
     for (i, piece) in pieces.iter().enumerate() {
@@ -133,12 +161,11 @@ fn spans(pieces: &mut [Piece], page: usize) -> Vec<Span> {
 }
 
 /// Hands over `pieces`; returns the pages handed over and the bytes read.
-pub(super) fn run<E: Send>(
+pub(crate) fn run<E: Send>(
     image: &Image,
-    pieces: &[Piece],
+    mut pieces: Vec<Piece>,
     sink: &(impl Fn(SlotId, u64, &[u8]) -> Result<(), E> + Sync),
 ) -> Result<(u64, u64), RestoreError<E>> {
-    let mut pieces = pieces.to_vec();
     let spans = spans(&mut pieces, image.layout().page_bytes());
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (pages, read) = (AtomicU64::new(0), AtomicU64::new(0));

@@ -10,6 +10,8 @@ use crate::format::blocks::{self, Block, BlockKind};
 use crate::format::header::{self, damaged};
 use crate::format::meta::{Digest, PackRecord};
 use crate::format::node::{self, FANOUT, Leaf, RunKind};
+use crate::format::spread::Spread;
+use crate::write::encode::extent_pages;
 
 /// What a verification covered. What the same [`Verifier`] has found right before is not counted again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,7 +69,10 @@ impl Verifier {
         let mut leaves: Vec<(u64, Leaf)> = Vec::new();
         let mut keys = Vec::new();
         let all = 0..image.tree().leaves();
+        let mut spread = Spread::default();
+        let group = usize::from(extent_pages(image.layout().page_size()));
         image.tree().walk(all, &mut |number, leaf: &Leaf| {
+            spread = spread.exchange(&Spread::default(), &Spread::of(&leaf.places(), group));
             let key = leaf_key(image, leaf);
             if self.deep && !self.leaves.contains(&key) {
                 leaves.push((number, leaf.clone()));
@@ -77,6 +82,10 @@ impl Verifier {
         })?;
         check_leaves(image, &mut leaves, &mut verified)?;
         self.leaves.extend(keys);
+        if spread != image.meta().spread {
+            let what = format!("it counts {:?}, and its index {spread:?}", image.meta().spread);
+            return Err(damaged(&format!("the metadata of image {}", image.id()), what));
+        }
         if self.deep {
             image.state_names().try_for_each(|name| image.state(name).map(drop))?;
         }
@@ -86,7 +95,8 @@ impl Verifier {
 
 /// Checks the header and the table of every pack of `image`.
 pub(super) fn frames(image: &Image) -> Result<(), ImageError> {
-    image.tree().packs.records().try_for_each(|record| frame(image, record).map(drop))
+    let records: Vec<&PackRecord> = image.tree().packs.records().collect();
+    records.par_iter().try_for_each(|record| frame(image, record).map(drop))
 }
 
 fn frame(image: &Image, record: &PackRecord) -> Result<Vec<Block>, ImageError> {

@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::encode::{encode, extent_pages};
-use crate::format::node::{self, Encoding, FANOUT, Hash, Place};
-use crate::format::page::Contents;
+use super::encode::extent_pages;
+use super::gather::gather;
+use super::output::{Output, Setting, stretches};
+use super::upkeep::Upkeep;
+use crate::format::node::FANOUT;
 use crate::{Image, ImageError, Layout};
 
 /// Bytes of pages in a full batch: enough for every core to have several leaves.
@@ -15,6 +17,10 @@ const BYTES: usize = 4 << 20;
 /// Entries after which a batch of scattered or zero pages is sent on.
 const MAX_ITEMS: usize = 1 << 14;
 
+/// Groups after which a batch is sent on if there is a parent: each may have as many pages again of the parent's stored
+/// beside it.
+const MAX_GROUPS: usize = 256;
+
 /// Consecutive puts of pages of one leaf, in the order of their numbers.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -22,7 +28,7 @@ pub(crate) struct Group {
     /// Which pages of the leaf.
     pub(crate) pages: u64,
     /// Where their bytes begin.
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// What was put, in order.
@@ -33,62 +39,30 @@ pub(crate) enum Item {
     Zero(Range<u64>),
 }
 
-/// What becomes of a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It is what it is in the parent.
-    Unchanged,
-    Zero,
-    Repeated(u64),
-    /// It is in the next extent that has room, and has this hash.
-    Stored(u64),
-}
-
-/// An extent that was encoded.
-#[derive(Debug)]
-pub(crate) struct Coded {
-    /// Which pages of the leaf.
-    pub(crate) pages: u64,
-    pub(crate) encoding: Encoding,
-    pub(crate) hash: Hash,
-    bytes: Bytes,
-}
-
-#[derive(Clone, Debug)]
-enum Bytes {
-    /// Of what was put.
-    Data(Range<usize>),
-    /// Of what the group made of it.
-    Out(Range<usize>),
-}
-
-/// What a group was encoded to; its memory is used again.
-#[derive(Debug, Default)]
-struct Output {
-    fates: Vec<Fate>,
-    extents: Vec<Coded>,
-    out: Vec<u8>,
-    error: Option<ImageError>,
-}
-
 /// Pages put, then encoded, then written; its memory is used again for later ones.
 #[derive(Debug)]
 pub(crate) struct Batch {
     page_bytes: usize,
     extent_pages: usize,
     data: Vec<u8>,
+    /// Whether there is a parent.
+    increment: bool,
     items: Vec<Item>,
     outputs: Vec<Output>,
+    /// Pages of the parent that are stored again.
+    gathered: Vec<u8>,
 }
 
 impl Batch {
-    pub(crate) fn new(layout: &Layout) -> Self {
+    pub(crate) fn new(layout: &Layout, increment: bool) -> Self {
         Self {
             page_bytes: layout.page_bytes(),
             extent_pages: extent_pages(layout.page_size()).into(),
+            increment,
             data: Vec::new(),
             items: Vec::new(),
             outputs: Vec::new(),
+            gathered: Vec::new(),
         }
     }
 
@@ -102,7 +76,8 @@ impl Batch {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.data.len() + self.page_bytes > BYTES.max(self.page_bytes) || self.items.len() >= MAX_ITEMS
+        let items = if self.increment { MAX_GROUPS } else { MAX_ITEMS };
+        self.data.len() + self.page_bytes > BYTES.max(self.page_bytes) || self.items.len() >= items
     }
 
     /// Takes pages from the front of `bytes`, the first of them number `first`, until the batch is full; returns how
@@ -145,115 +120,58 @@ impl Batch {
     }
 
     /// Finds out what becomes of every page, and compresses what is to be stored, on all cores.
-    pub(crate) fn encode(&mut self, parent: Option<&Image>, seed: u64) -> Result<(), ImageError> {
+    pub(crate) fn encode(
+        &mut self,
+        parent: Option<&Image>,
+        seed: u64,
+        upkeep: &mut Upkeep,
+    ) -> Result<(), ImageError> {
         let (page_bytes, extent_pages) = (self.page_bytes, self.extent_pages);
+        let setting = Setting { page_bytes, extent_pages, parent, seed, upkeep };
         self.outputs.resize_with(self.items.len().max(self.outputs.len()), Output::default);
         let data = &self.data;
         self.items.par_iter().zip(&mut self.outputs).for_each(|(item, output)| {
             if let Item::Pages(group) = item {
-                output.error = output.encode(group, data, page_bytes, extent_pages, parent, seed).err();
+                match output.look(group, data, &setting) {
+                    // What waits for pages of the parent is encoded with them.
+                    Ok(()) if output.leaf.is_none() => output.pack(data, &[], &setting),
+                    Ok(()) => {}
+                    Err(error) => output.error = Some(error),
+                }
             }
         });
-        match self.outputs.iter_mut().find_map(|o| o.error.take()) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        let groups = self.items.iter().zip(&mut self.outputs).filter_map(|(item, output)| match item {
+            Item::Pages(group) => Some((group, output)),
+            Item::Zero(_) => None,
+        });
+        let mut groups: Vec<(&Group, &mut Output)> = groups.collect();
+        if let Some(error) = groups.iter_mut().find_map(|(_, output)| output.error.take()) {
+            return Err(error);
         }
-    }
-
-    /// What was put, in order; of groups, what becomes of their pages, and the extents that hold what is stored.
-    pub(crate) fn items(&self) -> impl Iterator<Item = (&Item, &[Fate], &[Coded], usize)> {
-        self.items.iter().zip(&self.outputs).enumerate().map(|(i, (item, output))| match item {
-            Item::Pages(_) => (item, &output.fates[..], &output.extents[..], i),
-            Item::Zero(_) => (item, &[][..], &[][..], i),
-        })
-    }
-
-    /// The bytes to store of an extent of item `item`.
-    pub(crate) fn stored(&self, item: usize, extent: &Coded) -> &[u8] {
-        match extent.bytes.clone() {
-            Bytes::Data(range) => &self.data[range],
-            Bytes::Out(range) => &self.outputs[item].out[range],
+        let Some(parent) = parent else { return Ok(()) };
+        let mut waiting: Vec<_> = groups.iter_mut().filter(|(_, output)| output.leaf.is_some()).collect();
+        if !waiting.is_empty() {
+            gather(parent, &mut waiting, &mut self.gathered);
+            let gathered = &self.gathered;
+            waiting.par_iter_mut().for_each(|(_, output)| output.pack(data, gathered, &setting));
         }
-    }
-}
-
-impl Output {
-    fn encode(
-        &mut self,
-        group: &Group,
-        data: &[u8],
-        page_bytes: usize,
-        extent_pages: usize,
-        parent: Option<&Image>,
-        seed: u64,
-    ) -> Result<(), ImageError> {
-        self.fates.clear();
-        self.extents.clear();
-        self.out.clear();
-        let before = match parent {
-            Some(parent) => parent.tree().leaf(group.leaf)?,
-            None => None,
-        };
-        let numbers = (0u8..64).filter(|i| group.pages >> i & 1 == 1);
-        let contents = data[group.at..].chunks_exact(page_bytes);
-        // Pages to store, and where their bytes are.
-        let mut stored: Vec<(u8, usize)> = Vec::with_capacity(64);
-        for (i, (page, bytes)) in numbers.zip(contents).enumerate() {
-            let now = Contents::of(bytes, seed);
-            let place = before.as_ref().map_or(Place::Zero, |leaf| leaf.place(page));
-            let fate = match (now, place) {
-                _ if parent.is_some() && is_same(now, &place) => Fate::Unchanged,
-                (Contents::Zero, _) => Fate::Zero,
-                (Contents::Repeated(word), _) => Fate::Repeated(word),
-                (Contents::Hashed(hash), _) => {
-                    stored.push((page, group.at + i * page_bytes));
-                    Fate::Stored(hash)
-                }
-            };
-            self.fates.push(fate);
-        }
-        for pages in stored.chunks(extent_pages) {
-            self.extent(pages, data, page_bytes);
+        for (_, output) in &groups {
+            for (first, prospect) in &output.prospects {
+                upkeep.note(*first, prospect, output.is_whole(*first, extent_pages));
+            }
         }
         Ok(())
     }
 
-    fn extent(&mut self, pages: &[(u8, usize)], data: &[u8], page_bytes: usize) {
-        let (first, last) = (pages[0].1, pages[pages.len() - 1].1);
-        let bitmap = pages.iter().fold(0u64, |map, (page, _)| map | 1 << page);
-        let together = last - first == (pages.len() - 1) * page_bytes;
-        let start = self.out.len();
-        let (encoding, bytes) = if together {
-            let raw = first..last + page_bytes;
-            match encode(&data[raw.clone()], &mut self.out) {
-                Encoding::Raw => (Encoding::Raw, Bytes::Data(raw)),
-                Encoding::Zstd => (Encoding::Zstd, Bytes::Out(start..self.out.len())),
-            }
-        } else {
-            let mut gathered = Vec::with_capacity(pages.len() * page_bytes);
-            pages.iter().for_each(|(_, at)| gathered.extend_from_slice(&data[*at..at + page_bytes]));
-            let encoding = encode(&gathered, &mut self.out);
-            if encoding == Encoding::Raw {
-                self.out.extend_from_slice(&gathered);
-            }
-            (encoding, Bytes::Out(start..self.out.len()))
-        };
-        let stored = match &bytes {
-            Bytes::Data(range) => &data[range.clone()],
-            Bytes::Out(range) => &self.out[range.clone()],
-        };
-        self.extents.push(Coded { pages: bitmap, encoding, hash: node::hash(stored), bytes });
+    /// What was put, in order, with what became of it.
+    pub(crate) fn items(&self) -> impl Iterator<Item = (&Item, &Output)> {
+        self.items.iter().zip(&self.outputs)
     }
-}
 
-/// Whether a page is what it was. Hashes are compared where there are any: two contents of one page share one by chance
-/// once in 2^64 times, and not by intent, as the seed is drawn at random and the guest never sees it.
-fn is_same(now: Contents, before: &Place) -> bool {
-    match (now, before) {
-        (Contents::Zero, Place::Zero) => true,
-        (Contents::Repeated(word), Place::Repeated(old)) => word == *old,
-        (Contents::Hashed(hash), Place::Stored { hash: old, .. }) => hash == *old,
-        _ => false,
+    /// Hands the bytes of all extents over, in order, in large pieces.
+    pub(crate) fn stored<E>(&self, f: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let groups = self.items().filter(|(item, _)| matches!(item, Item::Pages(_)));
+        stretches(groups.map(|(_, output)| output), &self.data, f)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::thread::LocalKey;
 
 use ringmark_dirty::PageSize;
 use zstd::bulk::Compressor;
@@ -15,6 +16,13 @@ const EXTENT_BYTES: u64 = 64 << 10;
 /// The level that keeps up with a disk: higher ones cost the guest its cores and gain little on pages.
 const LEVEL: i32 = 1;
 
+/// The level for finding out whether bytes compress at all: it costs half as much.
+const GLANCE: i32 = -5;
+
+/// What a frame costs whoever decodes it, however little is in it, in bytes that are read in that time from a good disk.
+/// Extents of one page, which chains of increments are full of, are compressed only if it saves as much.
+const FRAME: usize = 2 << 10;
+
 /// Bytes of an extent that are tried first.
 const SAMPLE: usize = 4 << 10;
 /// From how many places of it they are taken.
@@ -26,9 +34,12 @@ pub(crate) fn extent_pages(page_size: PageSize) -> u8 {
     (EXTENT_BYTES / page_size.bytes()).clamp(1, FANOUT) as u8
 }
 
+type Kept = RefCell<Option<Compressor<'static>>>;
+
 thread_local! {
-    // A context is a megabyte that zstd clears when it is made; each worker thread keeps one.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    // A context is a megabyte that zstd clears when it is made; each worker thread keeps one for each level.
+    static COMPRESSOR: Kept = const { RefCell::new(None) };
+    static GLANCER: Kept = const { RefCell::new(None) };
 }
 
 /// Compresses `raw` to the end of `out`, or says that `raw` is better stored as it is and leaves `out` alone.
@@ -36,7 +47,8 @@ pub(crate) fn encode(raw: &[u8], out: &mut Vec<u8>) -> Encoding {
     if raw.len() > 2 * SAMPLE && !is_worth_trying(raw) {
         return Encoding::Raw;
     }
-    match compress(raw, out) {
+    let least = (raw.len() / 16).max(FRAME.min(raw.len() / 2));
+    match compress(&COMPRESSOR, LEVEL, raw, least, out) {
         true => Encoding::Zstd,
         false => Encoding::Raw,
     }
@@ -50,19 +62,19 @@ fn is_worth_trying(raw: &[u8]) -> bool {
     for (piece, from) in sample.chunks_exact_mut(size).zip(raw.chunks_exact(raw.len() / SAMPLES)) {
         piece.copy_from_slice(&from[..size]);
     }
-    compress(&sample, &mut Vec::with_capacity(SAMPLE))
+    compress(&GLANCER, GLANCE, &sample, SAMPLE / 16, &mut Vec::with_capacity(SAMPLE))
 }
 
-/// Appends `raw`, compressed, to `out` if that saves a sixteenth or more.
-fn compress(raw: &[u8], out: &mut Vec<u8>) -> bool {
-    // A sixteenth is what reading and decoding has to be worth. zstd stops where the space ends.
-    let worth = raw.len() - (raw.len() / 16).max(1);
+/// Appends `raw`, compressed, to `out` if that saves `least` bytes or more.
+fn compress(kept: &'static LocalKey<Kept>, level: i32, raw: &[u8], least: usize, out: &mut Vec<u8>) -> bool {
+    // zstd stops where the space ends.
+    let worth = raw.len() - least.max(1);
     let start = out.len();
     out.resize(start + worth, 0);
-    let compressed = COMPRESSOR.with_borrow_mut(|slot| -> io::Result<usize> {
+    let compressed = kept.with_borrow_mut(|slot| -> io::Result<usize> {
         let compressor = match slot {
             Some(compressor) => compressor,
-            None => slot.insert(Compressor::new(LEVEL)?),
+            None => slot.insert(Compressor::new(level)?),
         };
         compressor.compress_to_buffer(raw, &mut out[start..])
     });

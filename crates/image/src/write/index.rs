@@ -9,6 +9,7 @@ use super::pack::PackWriter;
 use super::table::{PageTable, Put, Puts};
 use crate::format::meta::PackRecord;
 use crate::format::node::{self, Branch, Extent, FANOUT, Leaf, Node, NodeRef, Place, RunKind, leaves_under};
+use crate::format::spread::Spread;
 use crate::{Image, ImageError, Store, WriteError};
 
 /// Bytes of nodes that become one block of a pack.
@@ -30,7 +31,19 @@ pub(crate) struct IndexBuilder<'a> {
     pub(crate) extents: &'a [Extent],
     pub(crate) packs: &'a mut PackWriter,
     usage: BTreeMap<u32, Usage>,
+    spread: Spread,
+    /// Pages of a full extent.
+    group: usize,
     nodes: Vec<u8>,
+}
+
+/// The index of an image, built.
+#[derive(Debug)]
+pub(crate) struct Index {
+    pub(crate) root: Option<NodeRef>,
+    /// What the image has in each pack.
+    pub(crate) usage: BTreeMap<u32, Usage>,
+    pub(crate) spread: Spread,
 }
 
 impl<'a> IndexBuilder<'a> {
@@ -40,19 +53,20 @@ impl<'a> IndexBuilder<'a> {
         table: &'a PageTable,
         extents: &'a [Extent],
         packs: &'a mut PackWriter,
+        group: usize,
     ) -> Self {
         let of = |p: &PackRecord| (p.number, Usage { pages: p.pages, nodes: p.nodes });
         let usage = parent.iter().flat_map(|p| p.meta().packs.iter().map(of)).collect();
-        Self { store, parent, table, extents, packs, usage, nodes: Vec::new() }
+        let spread = parent.map(|p| p.meta().spread).unwrap_or_default();
+        Self { store, parent, table, extents, packs, usage, spread, group, nodes: Vec::new() }
     }
 
-    /// Writes the nodes that differ from those of the parent, of a memory of `pages` pages. Returns the root, and what
-    /// the image has in each pack.
-    pub(crate) fn build(mut self, pages: u64) -> Result<(Option<NodeRef>, BTreeMap<u32, Usage>), WriteError> {
+    /// Writes the nodes that differ from those of the parent, of a memory of `pages` pages.
+    pub(crate) fn build(mut self, pages: u64) -> Result<Index, WriteError> {
         let old = self.parent.and_then(|p| p.tree().root);
         let root = self.node(node::root_level(pages), 0, old)?;
         self.flush()?;
-        Ok((root, self.usage))
+        Ok(Index { root, usage: self.usage, spread: self.spread })
     }
 
     /// The node of `level` whose first leaf is `first`; `old` is the parent's.
@@ -107,7 +121,7 @@ impl<'a> IndexBuilder<'a> {
                 Put::Zero if mutant::active(Mutant::ZeroPageSkipped) => {}
                 Put::Zero => *place = Place::Zero,
                 Put::Repeated(word) => *place = Place::Repeated(word),
-                Put::Stored { extent, skip, hash } => {
+                Put::Stored { extent, skip, hash } | Put::Gathered { extent, skip, hash, .. } => {
                     if let Some(extent) = self.extents.get(extent as usize) {
                         *place = Place::Stored { extent: *extent, skip, hash };
                     }
@@ -123,6 +137,8 @@ impl<'a> IndexBuilder<'a> {
                 *pages = if add { *pages + 1 } else { pages.saturating_sub(1) };
             }
         }
+        let spread = |places: &[Place; 64]| Spread::of(places, self.group);
+        self.spread = self.spread.exchange(&spread(&old_places), &spread(&places));
         self.unuse_node(old);
         Leaf::encode(&places).map(|bytes| self.write(bytes, 0)).transpose()
     }
@@ -133,6 +149,8 @@ impl<'a> IndexBuilder<'a> {
         self.unuse_node(old);
         if level == 0 {
             let leaf = self.read(|image| image.tree().leaf_at(&at, first))?;
+            let gone = Spread::of(&leaf.places(), self.group);
+            self.spread = self.spread.exchange(&gone, &Spread::default());
             for run in leaf.runs() {
                 if let RunKind::Stored { extent, .. } = run.kind {
                     let pages = &mut self.usage.entry(extent.pack).or_default().pages;

@@ -37,6 +37,7 @@ impl Ledger {
 struct Open {
     upload: Box<dyn Upload>,
     name: String,
+    /// Where the next block will be.
     offset: u64,
     blocks: Vec<Block>,
 }
@@ -72,8 +73,9 @@ impl PackWriter {
             let key = format!("packs/{name}");
             let begun = self.store.backend().upload(&key);
             let upload = begun.map_err(|e| self.failed("creating", &key, e))?;
-            self.open = Some(Open { upload, name, offset: 0, blocks: Vec::new() });
-            self.send(&header::encode(header::PACK))?;
+            let head = header::encode(header::PACK);
+            self.open = Some(Open { upload, name, offset: head.len() as u64, blocks: Vec::new() });
+            self.send(&head)?;
         }
         Ok((number, self.open.as_ref().map_or(0, |open| open.offset)))
     }
@@ -85,10 +87,23 @@ impl PackWriter {
         hash: Hash,
         bytes: &[u8],
     ) -> Result<(u32, u64), WriteError> {
-        let position = self.position()?;
+        let position = self.announce(kind, hash, bytes.len())?;
         self.send(bytes)?;
-        if let (Some(open), Ok(len)) = (&mut self.open, u32::try_from(bytes.len())) {
+        Ok(position)
+    }
+
+    /// As [`append`](Self::append), of `len` bytes that are to follow those announced before: all are sent before anything
+    /// else is done.
+    pub(crate) fn announce(
+        &mut self,
+        kind: BlockKind,
+        hash: Hash,
+        len: usize,
+    ) -> Result<(u32, u64), WriteError> {
+        let position = self.position()?;
+        if let (Some(open), Ok(len)) = (&mut self.open, u32::try_from(len)) {
             open.blocks.push(Block { kind, len, hash });
+            open.offset += u64::from(len);
         }
         Ok(position)
     }
@@ -115,13 +130,14 @@ impl PackWriter {
     fn close(&mut self) -> Result<(), WriteError> {
         let Some(open) = &self.open else { return Ok(()) };
         let table = blocks::encode(&open.blocks);
+        let len = open.offset + table.len() as u64;
         self.send(&table)?;
         let number = self.number().ok_or(WriteError::TooManyPacks { max: MAX_PACKS })?;
         let Some(open) = self.open.take() else { return Ok(()) };
         let record = PackRecord {
             number,
             name: open.name,
-            len: open.offset,
+            len,
             table_len: table.len() as u64,
             table: Digest::of(&table),
             pages: 0,
@@ -134,11 +150,11 @@ impl PackWriter {
         Ok(())
     }
 
-    fn send(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+    /// Sends bytes that were announced.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         match open.upload.append(bytes) {
             Ok(()) => {
-                open.offset += bytes.len() as u64;
                 self.ledger.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 Ok(())
             }

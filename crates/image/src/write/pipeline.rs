@@ -12,7 +12,8 @@ use std::thread::{Builder, JoinHandle};
 
 use super::batch::{Batch, Item};
 use super::pack::PackWriter;
-use super::table::PageTable;
+use super::table::{Homes, PageTable};
+use super::upkeep::Upkeep;
 use crate::format::blocks::BlockKind;
 use crate::format::meta::{Digest, StateRecord};
 use crate::format::node::{Extent, Hash};
@@ -75,19 +76,21 @@ impl Pipeline {
         packs: PackWriter,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
+        let increment = parent.is_some();
         let (full, to_encode) = sync_channel::<Job>(BATCHES);
         let (encoded, to_write) = sync_channel::<Job>(BATCHES);
         let (emptied, empty) = sync_channel::<Batch>(BATCHES);
         for _ in 1..BATCHES {
             // The channel has room for all of them.
-            let _ = emptied.try_send(Batch::new(layout));
+            let _ = emptied.try_send(Batch::new(layout, increment));
         }
         let of_encoder = Arc::clone(&shared);
         let encoder = Builder::new().name("image-encode".to_owned()).spawn(move || {
+            let mut upkeep = Upkeep::new(parent.as_ref());
             for mut job in to_encode {
                 if let Job::Batch(batch) = &mut job
                     && !of_encoder.is_over()
-                    && let Err(error) = batch.encode(parent.as_ref(), seed)
+                    && let Err(error) = batch.encode(parent.as_ref(), seed, &mut upkeep)
                 {
                     of_encoder.fail(WriteError::Parent(Arc::new(error)));
                 }
@@ -116,7 +119,7 @@ impl Pipeline {
         })?;
         Ok(Self {
             shared,
-            batch: Batch::new(layout),
+            batch: Batch::new(layout, increment),
             full: Some(full),
             empty,
             encoder: Some(encoder),
@@ -215,7 +218,7 @@ impl Complete {
     }
 
     fn take_batch(&mut self, batch: &Batch) -> Result<(), WriteError> {
-        for (item, fates, extents, number) in batch.items() {
+        for (item, output) in batch.items() {
             let group = match item {
                 Item::Zero(pages) => {
                     self.table.put_zero(pages);
@@ -224,19 +227,22 @@ impl Complete {
                 Item::Pages(group) => group,
             };
             let first = self.extents.len();
-            for coded in extents {
-                let bytes = batch.stored(number, coded);
+            for coded in &output.extents {
                 let kind =
                     BlockKind::Extent { encoding: coded.encoding, leaf: group.leaf, pages: coded.pages };
-                let (pack, offset) = self.packs.append(kind, coded.hash, bytes)?;
+                let (pack, offset) = self.packs.announce(kind, coded.hash, coded.len())?;
                 #[allow(clippy::cast_possible_truncation, reason = "at most 64 pages, and a megabyte")]
-                let (len, pages) = (bytes.len() as u32, coded.pages.count_ones() as u8);
+                let (len, pages) = (coded.len() as u32, coded.pages.count_ones() as u8);
                 let encoding = coded.encoding;
                 self.extents.push(Extent { pack, offset, len, pages, encoding, hash: coded.hash });
             }
             let numbers = (first..).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-            self.table.put(group.leaf, group.pages, fates, numbers.zip(extents.iter().map(|e| e.pages)));
+            let homes = Homes::new(numbers.zip(output.extents.iter().map(|e| e.pages)));
+            self.table.put(group.leaf, group.pages, &output.fates, &homes);
+            let gathered = output.gathered.iter().map(|g| (g.page, g.hash));
+            self.table.gather(group.leaf, gathered, &homes);
         }
+        batch.stored(|bytes| self.packs.send(bytes))?;
         self.packs.roll()
     }
 

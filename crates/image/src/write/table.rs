@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::batch::Fate;
+use super::output::Fate;
 use crate::format::node::FANOUT;
 
 /// What was put for a page last.
@@ -21,6 +21,40 @@ pub(crate) enum Put {
         skip: u8,
         hash: u64,
     },
+    /// It is what it is in the parent, and was stored again beside others; if `put`, it was put too.
+    Gathered {
+        extent: u32,
+        skip: u8,
+        hash: u64,
+        put: bool,
+    },
+}
+
+impl Put {
+    const fn is_put(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Gathered { put: false, .. })
+    }
+}
+
+/// In which of the writer's extents pages of a leaf are, and behind how many others.
+#[derive(Debug)]
+pub(crate) struct Homes([(u32, u8); 64]);
+
+impl Homes {
+    /// Of the pages that are in these extents.
+    pub(crate) fn new(extents: impl Iterator<Item = (u32, u64)>) -> Self {
+        let mut homes = [(0u32, 0u8); 64];
+        for (extent, held) in extents {
+            let mut skip = 0;
+            for (page, home) in homes.iter_mut().enumerate() {
+                if held >> page & 1 == 1 {
+                    *home = (extent, skip);
+                    skip += 1;
+                }
+            }
+        }
+        Self(homes)
+    }
 }
 
 /// What was put for the pages of a leaf.
@@ -37,40 +71,36 @@ pub(crate) struct PageTable {
 }
 
 impl PageTable {
-    /// Enters what became of the pages `pages` of `leaf`. Those stored are in the extents from `extent` on, each with
-    /// its pages.
-    pub(crate) fn put(
-        &mut self,
-        leaf: u64,
-        pages: u64,
-        fates: &[Fate],
-        extents: impl Iterator<Item = (u32, u64)>,
-    ) {
-        let mut homes = [(0u32, 0u8); 64];
-        for (extent, held) in extents {
-            let mut skip = 0;
-            for (page, home) in homes.iter_mut().enumerate() {
-                if held >> page & 1 == 1 {
-                    *home = (extent, skip);
-                    skip += 1;
-                }
-            }
-        }
+    /// Enters what became of the pages `pages` of `leaf`; those stored are where `homes` says.
+    pub(crate) fn put(&mut self, leaf: u64, pages: u64, fates: &[Fate], homes: &Homes) {
         let mut superseded = 0;
         let puts = self.leaf(leaf);
         let numbers = (0..64).filter(|i| pages >> i & 1 == 1);
         for (page, fate) in numbers.zip(fates) {
-            let (extent, skip) = homes[page];
+            let (extent, skip) = homes.0[page];
             let new = match *fate {
                 Fate::Unchanged => Put::Unchanged,
                 Fate::Zero => Put::Zero,
                 Fate::Repeated(word) => Put::Repeated(word),
                 Fate::Stored(hash) => Put::Stored { extent, skip, hash },
             };
-            superseded += u64::from(puts[page] != Put::Nothing);
+            superseded += u64::from(puts[page].is_put());
             puts[page] = new;
         }
         self.superseded += superseded;
+    }
+
+    /// Enters that pages of `leaf`, each with its hash, were stored again. What was put for them counts: it is newer than
+    /// what the parent has, be it put before or after.
+    pub(crate) fn gather(&mut self, leaf: u64, pages: impl Iterator<Item = (u8, u64)>, homes: &Homes) {
+        for (page, hash) in pages {
+            let (extent, skip) = homes.0[usize::from(page)];
+            let put = &mut self.leaf(leaf)[usize::from(page)];
+            let unchanged = matches!(*put, Put::Unchanged | Put::Gathered { put: true, .. });
+            if unchanged || !put.is_put() {
+                *put = Put::Gathered { extent, skip, hash, put: unchanged };
+            }
+        }
     }
 
     /// Enters that `pages`, counted through, are zero.
@@ -85,7 +115,7 @@ impl PageTable {
         let inside: Vec<u64> = self.leaves.range(whole.clone()).map(|(leaf, _)| *leaf).collect();
         for leaf in inside {
             let puts = self.leaves.remove(&leaf);
-            let count = puts.map_or(0, |puts| puts.iter().filter(|p| **p != Put::Nothing).count());
+            let count = puts.map_or(0, |puts| puts.iter().filter(|p| p.is_put()).count());
             // Where the leaf was zeroed before, all its pages were put.
             let before = if self.is_zeroed(leaf) { 0 } else { count as u64 };
             self.superseded += before;
@@ -97,7 +127,7 @@ impl PageTable {
         for number in pages {
             let in_leaf = (number % FANOUT) as usize;
             let put = &mut self.leaf(number / FANOUT)[in_leaf];
-            let again = *put != Put::Nothing;
+            let again = put.is_put();
             *put = Put::Zero;
             self.superseded += u64::from(again);
         }
@@ -156,10 +186,12 @@ impl PageTable {
         for (leaf, puts) in &self.leaves {
             let real = usize::try_from(in_leaf(*leaf)).unwrap_or(puts.len());
             for put in &puts[..real] {
-                counts.pages += u64::from(*put != Put::Nothing);
+                counts.pages += u64::from(put.is_put());
                 counts.zero += u64::from(*put == Put::Zero);
                 counts.repeated += u64::from(matches!(put, Put::Repeated(_)));
-                counts.unchanged += u64::from(*put == Put::Unchanged);
+                counts.unchanged +=
+                    u64::from(matches!(put, Put::Unchanged | Put::Gathered { put: true, .. }));
+                counts.gathered += u64::from(matches!(put, Put::Gathered { .. }));
             }
         }
         counts
@@ -193,11 +225,13 @@ impl PageTable {
     }
 }
 
-/// Pages put.
+/// Pages put, and pages stored again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) pages: u64,
     pub(crate) zero: u64,
     pub(crate) repeated: u64,
     pub(crate) unchanged: u64,
+    /// Pages of the parent that were stored again, those included that were put unchanged.
+    pub(crate) gathered: u64,
 }

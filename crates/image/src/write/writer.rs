@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ringmark_dirty::SlotId;
 
 use super::begin::{Workplace, random};
-use super::index::IndexBuilder;
+use super::encode::extent_pages;
+use super::index::{Index, IndexBuilder};
 use super::pipeline::{Complete, Pipeline};
 use crate::format::meta::{self, MAX_PACKS, Meta, PackRecord};
 use crate::publish::publish;
@@ -43,6 +44,9 @@ pub struct Finished {
     pub bytes_stored: u64,
     /// How often a page was put again; what was put before is dead space in a pack, unless it cost nothing.
     pub superseded_pages: u64,
+    /// Pages that were stored again as they are in the parent, beside pages that were put, so that a restore finds them
+    /// together.
+    pub gathered_pages: u64,
     /// How fast it was written.
     pub rates: Rates,
 }
@@ -99,7 +103,8 @@ impl fmt::Display for Rates {
 /// it wrote.
 ///
 /// Pages are compressed and stored by threads of the writer while `put` goes on. About 40 MiB of memory hold what is
-/// under way, and 24 bytes a page where it went; `put` waits when the store is slower than the caller.
+/// under way, another 40 what is stored again beside it, and 24 bytes a page where it went; `put` waits when the store is
+/// slower than the caller.
 #[derive(Debug)]
 pub struct Writer {
     // Fields drop in this order: the threads end before what they made is removed.
@@ -222,8 +227,9 @@ impl Writer {
         {
             return Err(WriteError::Incomplete { slot, offset, missing });
         }
-        let builder = IndexBuilder::new(&store, parent.as_ref(), &table, &extents, &mut packs);
-        let (root, usage) = builder.build(all)?;
+        let group = usize::from(extent_pages(spec.layout.page_size()));
+        let builder = IndexBuilder::new(&store, parent.as_ref(), &table, &extents, &mut packs, group);
+        let Index { root, usage, spread } = builder.build(all)?;
         let own = packs.finish()?;
         let first_pack = parent.as_ref().map_or(0, |p| p.meta().next_pack);
         let next_pack = own.last().map_or(first_pack, |p| p.number + 1);
@@ -254,6 +260,7 @@ impl Writer {
             zero_pages: counts.zero,
             repeated_pages: counts.repeated,
             unchanged_pages: counts.unchanged,
+            spread,
             root,
             first_pack,
             next_pack,
@@ -269,6 +276,7 @@ impl Writer {
             unchanged_pages: counts.unchanged,
             bytes_stored: published.bytes_stored,
             superseded_pages: table.superseded,
+            gathered_pages: counts.gathered,
             rates: Rates { elapsed: begun.elapsed(), put_bytes, stored_bytes: published.bytes_stored },
         })
     }

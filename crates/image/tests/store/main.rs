@@ -8,6 +8,7 @@ mod crash;
 mod failing_backend;
 mod failing_disk;
 mod full_disk;
+mod gathering;
 mod oracle;
 mod power_cut;
 mod stores;

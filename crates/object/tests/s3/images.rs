@@ -198,6 +198,36 @@ impl Guest {
     }
 }
 
+/// A bucket without room refuses whatever would add to it: a quota with 403, a full disk behind it with 507.
+#[test]
+fn a_full_bucket_fails_the_checkpoint_and_nothing_else() {
+    let limits = Limits { retries: Duration::from_millis(50), ..LIMITS };
+    let server = Server::start();
+    let here = store(&server, limits);
+    let mut guest = Guest::new("vm", 64);
+    guest.checkpoint(&here).unwrap();
+    for (turn, status) in [507, 403].into_iter().enumerate() {
+        let before = guest.clone();
+        guest.write(9 * turn + 3, turn as u64);
+        // What it had room for before it was full: nothing, the claim, the claim and the pack.
+        for room in 0..3 {
+            let mut writes = 0;
+            server.plan.set(move |request| {
+                let adds = matches!(request.method.as_str(), "PUT" | "POST");
+                writes += usize::from(adds);
+                if adds && writes > room { Fault::Refuse(status) } else { Fault::None }
+            });
+            guest.checkpoint(&here).unwrap_err();
+            before.is_in(&here);
+            assert_eq!(here.list().unwrap().images.len(), 1 + turn, "an image without its pages");
+        }
+        server.plan.clear();
+        // The epoch was never given up, and goes into the next image.
+        guest.checkpoint(&here).unwrap();
+        guest.is_in(&here);
+    }
+}
+
 /// A writer that is killed amid a large upload leaves parts, which no listing shows.
 #[test]
 fn parts_of_a_dead_writer_are_aborted() {

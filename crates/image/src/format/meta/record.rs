@@ -2,7 +2,9 @@
 
 use serde::de::{Error, Visitor};
 
-use super::{Deserialize, Digest, ImageId, Meta, NodeRef, PackRecord, Serialize, StateRecord, layout_of};
+use super::{
+    Deserialize, Digest, ImageId, Meta, NodeRef, PackRecord, Serialize, Spread, StateRecord, layout_of,
+};
 
 /// A byte string of `N` bytes.
 #[derive(Clone, Copy)]
@@ -58,6 +60,10 @@ pub(super) struct Record {
     zero_pages: u64,
     repeated_pages: u64,
     unchanged_pages: u64,
+    stored: u64,
+    extents: u64,
+    decoded: u64,
+    groups: u64,
     root: Option<RootRow>,
     first_pack: u32,
     next_pack: u32,
@@ -85,6 +91,10 @@ impl Record {
             zero_pages: meta.zero_pages,
             repeated_pages: meta.repeated_pages,
             unchanged_pages: meta.unchanged_pages,
+            stored: meta.spread.stored,
+            extents: meta.spread.extents,
+            decoded: meta.spread.decoded,
+            groups: meta.spread.groups,
             root: meta.root.map(|r| RootRow(r.pack, r.len, r.offset, Bytes(r.hash))),
             first_pack: meta.first_pack,
             next_pack: meta.next_pack,
@@ -127,6 +137,12 @@ impl Record {
             zero_pages: self.zero_pages,
             repeated_pages: self.repeated_pages,
             unchanged_pages: self.unchanged_pages,
+            spread: Spread {
+                stored: self.stored,
+                extents: self.extents,
+                decoded: self.decoded,
+                groups: self.groups,
+            },
             root: self.root.map(root),
             first_pack: self.first_pack,
             next_pack: self.next_pack,
