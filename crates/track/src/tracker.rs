@@ -151,6 +151,25 @@ impl Tracker {
         if !mutant::active(Mutant::FirstEpochNoBase) {
             self.carried.insert_all();
         }
+        self.begin()
+    }
+
+    /// As [`arm`](Self::arm), for a memory that is held elsewhere as it is now, as that of a VM that was just restored is
+    /// by its image: the first epoch contains what is written from here on, and no base. What sources have logged until
+    /// now, the monitor's own filling of memory say, is forgotten.
+    ///
+    /// Costs nothing a page of memory, if the slots were created with their log switched on, which is no change then. To be
+    /// called before any vCPU runs, and before whatever else may write, such as putting back the state of devices.
+    ///
+    /// # Errors
+    /// As [`arm`](Self::arm), which begins with a base then.
+    pub fn arm_after_restore(&mut self) -> Result<(), TrackError> {
+        self.armed = false;
+        self.carried = DirtyPages::new(self.reaper.slots());
+        self.begin()
+    }
+
+    fn begin(&mut self) -> Result<(), TrackError> {
         let begun = self.begin_logging();
         let mut reaper = self.reaper.lock();
         if begun.is_err() && reaper.is_logging() {

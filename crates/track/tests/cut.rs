@@ -270,6 +270,23 @@ fn arming_switches_every_log_on_and_disarming_off() {
 }
 
 /// A set flag that is set again changes nothing in KVM, and protects nothing.
+/// What is held elsewhere already is no page of the first epoch; what was written since is, and nothing from before.
+#[test]
+fn armed_after_a_restore_the_first_epoch_is_no_base() {
+    let mut rig = rig();
+    rig.write(5);
+    rig.tracker.arm_after_restore().unwrap();
+    assert_eq!(rig.commit(), [0; 0]);
+    rig.write(7);
+    assert_eq!(rig.commit(), [7]);
+    // Where the log cannot be had nothing is armed, and the next arming is a base again.
+    *rig.vm.refuse_flags.lock().unwrap() = Some((slot(1), Errno::ENOMEM));
+    assert!(rig.tracker.arm_after_restore().is_err() && !rig.tracker.is_armed());
+    *rig.vm.refuse_flags.lock().unwrap() = None;
+    rig.tracker.arm().unwrap();
+    assert_eq!(rig.tracker.open().unwrap().round().unwrap().len(), 170);
+}
+
 #[test]
 fn arming_again_protects_every_page_anew_and_is_a_base() {
     let vm = Script::new(&[]);
