@@ -31,13 +31,14 @@ mod contents;
 mod error;
 mod loading;
 mod marks;
+mod outcome;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
 use ringmark_uffd::{Faults, Features, MissingPages, Userfaultfd};
@@ -47,11 +48,11 @@ use crate::ram::{MarkedMemory, Ram};
 use marks::Marks;
 
 pub(crate) use contents::Contents;
+#[cfg(test)]
+pub(crate) use contents::Place;
 pub use error::{LazyError, LoadCause, LoadError};
-pub(crate) use loading::Loading;
-
-/// What is called, once, when the machine cannot go on.
-type EndMachine = Box<dyn FnOnce(LoadError) + Send>;
+pub(crate) use loading::{Loading, SERVERS};
+pub(crate) use outcome::{Arriving, Outcome};
 
 /// Which pages of a memory have arrived, and the way to bring the others.
 pub(crate) struct Arrival {
@@ -62,23 +63,9 @@ pub(crate) struct Arrival {
     page_size: PageSize,
     uffd: Arc<Userfaultfd>,
     contents: Box<dyn Contents>,
-    /// Every page is there: reading the memory file is right for all of them.
-    whole: AtomicBool,
-    state: Mutex<State>,
-    changed: Condvar,
+    outcome: Outcome,
     faults: AtomicU64,
     _memory: MarkedMemory,
-}
-
-enum State {
-    Loading {
-        /// `None` before there is a machine.
-        end: Option<EndMachine>,
-    },
-    Whole,
-    Failed(LoadError),
-    /// The machine has ended.
-    Abandoned,
 }
 
 /// How far a memory has arrived.
@@ -107,53 +94,24 @@ impl Arrival {
     ) -> Result<Arc<Self>, LazyError> {
         let uffd = Arc::new(Userfaultfd::open(faults, Features::MISSING_SHMEM)?);
         let memory = ram.guest().clone();
-        let mut missing = Vec::new();
-        for region in memory.iter() {
-            let start = region.get_host_address(MemoryRegionAddress(0)).ok();
-            let start = start.and_then(std::ptr::NonNull::new).ok_or(LazyError::NoMapping)?;
-            let len = usize::try_from(region.len()).map_err(|_| LazyError::NoMapping)?;
-            missing.push(register(&uffd, start, len).map_err(LazyError::Register)?);
-        }
+        let missing = register_all(&uffd, &memory)?;
         Ok(Arc::new(Self {
             missing: RwLock::new(Some(missing)),
             marks: Marks::new(ram.slots()),
             page_size: ram.layout().page_size(),
             uffd,
             contents,
-            whole: AtomicBool::new(false),
-            state: Mutex::new(State::Loading { end: None }),
-            changed: Condvar::new(),
+            outcome: Outcome::default(),
             faults: AtomicU64::new(0),
             _memory: memory,
         }))
-    }
-
-    /// From here on a page that cannot be had ends the machine by `end`.
-    ///
-    /// # Errors
-    /// A page could not be had already.
-    pub(crate) fn ends_by(&self, end: EndMachine) -> Result<(), LoadError> {
-        match &mut *self.lock() {
-            State::Failed(error) => return Err(error.clone()),
-            State::Loading { end: place } => *place = Some(end),
-            State::Whole | State::Abandoned => {}
-        }
-        Ok(())
-    }
-
-    /// Why memory will never be whole, if so.
-    pub(crate) fn failure(&self) -> Option<LoadError> {
-        match &*self.lock() {
-            State::Failed(error) => Some(error.clone()),
-            _ => None,
-        }
     }
 
     pub(crate) fn progress(&self) -> ArrivalProgress {
         ArrivalProgress {
             placed: self.marks.placed(),
             faults: self.faults.load(Ordering::Relaxed),
-            whole: self.whole.load(Ordering::Relaxed),
+            whole: self.outcome.is_whole(),
         }
     }
 
@@ -162,7 +120,7 @@ impl Arrival {
     /// # Errors
     /// A page that cannot be had.
     pub(crate) fn bring(&self, slot: SlotId, first: u64, count: u64) -> Result<(), LoadError> {
-        if self.whole.load(Ordering::Acquire) {
+        if self.outcome.is_whole() {
             return Ok(());
         }
         let result = (first..first.saturating_add(count))
@@ -176,40 +134,10 @@ impl Arrival {
         let mut pages = DirtyPages::new(slots);
         // Whoever wrote a page found it placed, and so after its mark; or found the mapping ordinary again, and so after
         // `whole`. Both are acquired here, and what the caller knows to be written was written before.
-        if !self.whole.load(Ordering::Acquire) {
+        if !self.outcome.is_whole() {
             self.marks.outstanding(&mut pages);
         }
         pages
-    }
-
-    /// Waits until every page is there and the mapping is an ordinary one.
-    ///
-    /// # Errors
-    /// A page that cannot be had, or the machine's end.
-    pub(crate) fn wait(&self) -> Result<(), LoadError> {
-        let mut state = self.lock();
-        loop {
-            match &*state {
-                State::Loading { .. } => {}
-                State::Whole => break,
-                State::Failed(error) => return Err(error.clone()),
-                State::Abandoned => return Err(LoadError::abandoned()),
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(state);
-        self.let_go();
-        Ok(())
-    }
-
-    /// The machine has ended: whoever waits for a page is let go, and finds zeros.
-    pub(crate) fn abandon(&self) {
-        let mut state = self.lock();
-        if matches!(*state, State::Loading { .. }) {
-            *state = State::Abandoned;
-        }
-        drop(state);
-        self.let_go();
     }
 
     /// Answers whoever waits for the page at `address`.
@@ -236,7 +164,7 @@ impl Arrival {
     /// Places page `offset` of `slot`, with what comes with it; a page of zeros is left a hole.
     fn load(&self, slot: SlotId, offset: u64) -> Result<(), LoadError> {
         let failed = |cause| LoadError::page(slot, offset, cause);
-        if let Some(error) = self.broken() {
+        if let Some(error) = self.outcome.broken() {
             return Err(error);
         }
         let place = |slot, first, bytes: &[u8]| self.place(slot, first, bytes);
@@ -282,7 +210,7 @@ impl Arrival {
         let missing = self.missing.read().unwrap_or_else(PoisonError::into_inner);
         match &*missing {
             Some(missing) => place(missing),
-            None if self.whole.load(Ordering::Acquire) => Ok(()),
+            None if self.outcome.is_whole() => Ok(()),
             None => Err(LoadCause::Abandoned),
         }
     }
@@ -294,50 +222,16 @@ impl Arrival {
             Some((at, self.marks.slot(at)?, offset))
         })
     }
+}
 
-    fn broken(&self) -> Option<LoadError> {
-        match &*self.lock() {
-            State::Failed(error) => Some(error.clone()),
-            State::Abandoned => Some(LoadError::abandoned()),
-            State::Loading { .. } | State::Whole => None,
-        }
+impl Arriving for Arrival {
+    fn outcome(&self) -> &Outcome {
+        &self.outcome
     }
 
-    /// Every page with contents has been placed.
-    fn complete(&self) {
-        let mut state = self.lock();
-        if !matches!(*state, State::Loading { .. }) {
-            return;
-        }
-        *state = State::Whole;
-        // Before the mapping is ordinary again: whoever writes a page that was never marked finds this set.
-        self.whole.store(true, Ordering::Release);
-        drop(state);
-        self.let_go();
-    }
-
-    /// A page cannot be had: the machine ends, and only then is anyone let go who waits for a page.
-    fn fail(&self, error: LoadError) {
-        let mut state = self.lock();
-        let State::Loading { end } = &mut *state else { return };
-        let end = end.take();
-        *state = State::Failed(error.clone());
-        drop(state);
-        if let Some(end) = end {
-            end(error);
-        }
-        self.let_go();
-    }
-
-    /// Makes the mapping an ordinary one, which wakes everyone.
     fn let_go(&self) {
         // Under the lock, so that whoever comes second finds it done.
         *self.missing.write().unwrap_or_else(PoisonError::into_inner) = None;
-        self.changed.notify_all();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -353,13 +247,29 @@ impl fmt::Debug for Arrival {
     }
 }
 
+/// Makes every page of `memory` that is not there one that whoever touches it waits for; in the order of the slots. The
+/// caller holds the memory for longer than the registrations.
+pub(crate) fn register_all(
+    uffd: &Arc<Userfaultfd>,
+    memory: &MarkedMemory,
+) -> Result<Vec<MissingPages>, LazyError> {
+    let mut missing = Vec::new();
+    for region in memory.iter() {
+        let start = region.get_host_address(MemoryRegionAddress(0)).ok();
+        let start = start.and_then(std::ptr::NonNull::new).ok_or(LazyError::NoMapping)?;
+        let len = usize::try_from(region.len()).map_err(|_| LazyError::NoMapping)?;
+        missing.push(register(uffd, start, len).map_err(LazyError::Register)?);
+    }
+    Ok(missing)
+}
+
 #[allow(unsafe_code, reason = "the promise about the mapping is made here")]
 fn register(
     uffd: &Arc<Userfaultfd>,
     start: std::ptr::NonNull<u8>,
     len: usize,
 ) -> std::io::Result<MissingPages> {
-    // SAFETY: it is one region of guest memory, which is never referenced, only copied from and to, and which `Arrival`
-    // holds for longer than the registration.
+    // SAFETY: it is one region of guest memory, which is never referenced, only copied from and to, and which the
+    // caller of `register_all` holds for longer than the registration.
     unsafe { MissingPages::register(uffd, start, len) }
 }

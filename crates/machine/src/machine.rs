@@ -37,6 +37,7 @@ pub use check::{CheckError, CheckReport};
 pub use error::{CreateError, RestoreError, RunError};
 pub(crate) use halt::Halt;
 pub use restore::{Loading, RestoreOptions};
+pub(crate) use restore::{layout_for, working_set_of};
 
 /// A machine that runs, or is stopped between two instructions.
 ///
@@ -288,11 +289,13 @@ impl Machine {
         self.ram.wait_until_whole()
     }
 
-    /// From here on a page that cannot be had ends the machine.
+    /// From here on a page that cannot be had ends the machine; and those that nobody waits for come, too.
     fn ends_without_its_memory(&self) -> Result<(), LoadError> {
         let Some(loading) = &self.loading else { return Ok(()) };
         let ender = self.threads.ender();
-        loading.arrival().ends_by(Box::new(move |error| ender.end(Err(error.into()))))
+        loading.arrival().ends_by(Box::new(move |error| ender.end(Err(error.into()))))?;
+        loading.begin();
+        Ok(())
     }
 
     pub(crate) fn platform(&self) -> &Platform {

@@ -7,7 +7,7 @@ mod soft;
 use std::io;
 use std::sync::Arc;
 
-use ringmark_abi::{Errno, MemoryRegion, Vm, mem};
+use ringmark_abi::{Errno, MemoryRegion, Vm};
 use ringmark_kvm::OpenError;
 use ringmark_track::{KernelWrites, Mapping, Needs};
 
@@ -280,16 +280,11 @@ pub(crate) fn controller_frames(hypervisor: Hypervisor) -> Option<ControllerFram
     }
 }
 
-/// Puts guest memory behind its memslots. Logging stays off until a tracker arms it.
-pub(crate) fn attach_memory(vm: &Arc<dyn Vm>, ram: &Ram) -> Result<(), PlatformError> {
+/// Puts guest memory behind its memslots, with `flags`.
+pub(crate) fn attach_memory(vm: &Arc<dyn Vm>, ram: &Ram, flags: u32) -> Result<(), PlatformError> {
     for ((slot, start, size), (_, host)) in ram.layout().ranges().zip(ram.host_addresses()) {
-        let region = MemoryRegion {
-            slot,
-            flags: mem::NONE,
-            guest_phys_addr: start,
-            memory_size: size,
-            userspace_addr: host,
-        };
+        let region =
+            MemoryRegion { slot, flags, guest_phys_addr: start, memory_size: size, userspace_addr: host };
         attach(vm.as_ref(), &region)?;
     }
     Ok(())

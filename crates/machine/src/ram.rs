@@ -10,7 +10,7 @@ use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
 use ringmark_track::{MemoryError, MonitorLog, SlotLog};
 use ringmark_uffd::Faults;
-use rustix::fs::{MemfdFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
@@ -18,7 +18,8 @@ use vm_memory::{
 };
 
 use crate::layout::RamLayout;
-use crate::lazy::{Arrival, ArrivalProgress, Contents, LazyError, LoadError};
+use crate::lazy::{Arrival, ArrivalProgress, Arriving, Contents, LazyError, LoadError};
+use crate::shared::Member;
 
 /// Guest memory that marks what the monitor writes through it.
 pub type MarkedMemory = GuestMemoryMmap<SlotLog>;
@@ -28,15 +29,35 @@ pub type MarkedMemory = GuestMemoryMmap<SlotLog>;
 /// It is one memfd: its holes are pages that were never written, so a first checkpoint skips them, and the descriptor
 /// can be handed to another process. Everything that the monitor writes goes through [`guest`](Self::guest), whose
 /// bitmap marks a page after the write; vCPUs write through the mapping itself and are seen by their rings.
+///
+/// A machine that shares its memory with others (see [`SharedMemory`](crate::SharedMemory)) maps the file privately: what
+/// was written is in the mapping and not in the file, and a hole of the file is still a page that it never wrote or read.
 #[derive(Clone, Debug)]
 pub struct Ram {
-    /// Pages that are still to come.
-    arrival: Option<Arc<Arrival>>,
+    backing: Backing,
     layout: RamLayout,
     table: SlotTable,
     log: MonitorLog,
     guest: MarkedMemory,
     file: Arc<File>,
+}
+
+/// What the memory file is to this memory, with what brings pages that are still to come.
+#[derive(Clone, Debug)]
+enum Backing {
+    /// This memory itself.
+    Own(Option<Arc<Arrival>>),
+    /// What this memory began as, and what it still is where it was never written.
+    Shared(Option<Arc<Member>>),
+}
+
+/// What nobody may do to a memory file any more. Its size is fixed either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    /// Write to it.
+    AllWrites,
+    /// Write to it, but through the mappings that are there.
+    WritesButOurs,
 }
 
 /// Why memory could not be had.
@@ -61,14 +82,35 @@ impl Ram {
     /// # Errors
     /// If the kernel has no memory or no address space for it.
     pub fn new(layout: RamLayout) -> Result<Self, RamError> {
-        let bytes = layout.bytes();
+        let file = memory_file(layout.bytes(), MemfdFlags::CLOEXEC)?;
+        Self::map(layout, file, Backing::Own(None))
+    }
+
+    /// As [`new`](Self::new), of a file that can be [sealed](seal).
+    pub(crate) fn sealable(layout: RamLayout) -> Result<Self, RamError> {
+        let file = memory_file(layout.bytes(), MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        Self::map(layout, file, Backing::Own(None))
+    }
+
+    /// A memory of its own that begins as what `file` holds.
+    pub(crate) fn shared(layout: RamLayout, file: &File) -> Result<Self, RamError> {
+        let file = file.try_clone().map_err(|e| RamError::Map(e.to_string()))?;
+        let found = file.metadata().map_err(|e| RamError::Map(e.to_string()))?.len();
+        if found != layout.bytes() {
+            return Err(RamError::Map(format!("the shared file has {found} bytes, not {}", layout.bytes())));
+        }
+        Self::map(layout, file, Backing::Shared(None))
+    }
+
+    fn map(layout: RamLayout, file: File, backing: Backing) -> Result<Self, RamError> {
+        let file = Arc::new(file);
+        let sharing = match backing {
+            Backing::Own(_) => libc::MAP_SHARED,
+            Backing::Shared(_) => libc::MAP_PRIVATE,
+        };
         let table =
             SlotTable::new(layout.slots().iter().copied()).map_err(|e| RamError::Map(e.to_string()))?;
         let log = MonitorLog::new(&table, layout.page_size());
-        let create = |source: rustix::io::Errno| RamError::Create { bytes, source: source.into() };
-        let fd = rustix::fs::memfd_create("ringmark-guest", MemfdFlags::CLOEXEC).map_err(create)?;
-        rustix::fs::ftruncate(&fd, bytes).map_err(create)?;
-        let file = Arc::new(File::from(fd));
         let mut regions = Vec::new();
         let mut offset = 0;
         for (slot, (_, start, size)) in layout.slots().iter().zip(layout.ranges()) {
@@ -79,7 +121,7 @@ impl Ram {
             let mapping = MmapRegionBuilder::new_with_bitmap(length, marks)
                 .with_file_offset(FileOffset::from_arc(Arc::clone(&file), offset))
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+                .with_mmap_flags(sharing | libc::MAP_NORESERVE)
                 .build()
                 .map_err(|e| map_error(&e))?;
             let region = GuestRegionMmap::new(mapping, GuestAddress(start))
@@ -88,7 +130,7 @@ impl Ram {
             offset += size;
         }
         let guest = GuestMemoryMmap::from_regions(regions).map_err(|e| RamError::Map(e.to_string()))?;
-        Ok(Self { arrival: None, layout, table, log, guest, file })
+        Ok(Self { backing, layout, table, log, guest, file })
     }
 
     /// Makes every page of this memory, which is fresh, one that arrives from `contents` while the guest runs. Faults are
@@ -99,20 +141,43 @@ impl Ram {
         faults: Faults,
     ) -> Result<Arc<Arrival>, LazyError> {
         let arrival = Arrival::begin(self, contents, faults)?;
-        self.arrival = Some(Arc::clone(&arrival));
+        self.backing = Backing::Own(Some(Arc::clone(&arrival)));
         Ok(arrival)
+    }
+
+    /// `member` brings what this memory's file has not yet.
+    pub(crate) fn arrives_by(&mut self, member: Arc<Member>) {
+        self.backing = Backing::Shared(Some(member));
+    }
+
+    /// Whether other machines have what this one does not write.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.backing, Backing::Shared(_))
     }
 
     /// How far this memory has arrived; `None` where it was there from the start.
     #[must_use]
     pub fn arrival(&self) -> Option<ArrivalProgress> {
-        self.arrival.as_ref().map(|arrival| arrival.progress())
+        match &self.backing {
+            Backing::Own(arrival) => arrival.as_ref().map(|arrival| arrival.progress()),
+            Backing::Shared(member) => {
+                let placed = || self.present().map_or(0, |present| present.len());
+                member.as_ref().map(|member| member.progress(placed()))
+            }
+        }
+    }
+
+    fn arriving(&self) -> Option<&dyn Arriving> {
+        match &self.backing {
+            Backing::Own(arrival) => arrival.as_deref().map(|arrival| arrival as _),
+            Backing::Shared(member) => member.as_deref().map(|member| member as _),
+        }
     }
 
     /// Waits until every page is there.
     pub(crate) fn wait_until_whole(&self) -> Result<(), LoadError> {
-        match &self.arrival {
-            Some(arrival) if !mutant::active(Mutant::AbsentPagesTakenForZero) => arrival.wait(),
+        match self.arriving() {
+            Some(arriving) if !mutant::active(Mutant::AbsentPagesTakenForZero) => arriving.wait(),
             _ => Ok(()),
         }
     }
@@ -120,17 +185,53 @@ impl Ram {
     /// `pages` without those that are still to come: nobody can have written them.
     pub(crate) fn without_outstanding(&self, pages: &DirtyPages) -> DirtyPages {
         let mut rest = pages.clone();
-        if let Some(arrival) = &self.arrival {
-            rest.subtract(&arrival.outstanding(&self.table));
+        match &self.backing {
+            Backing::Own(Some(arrival)) => {
+                rest.subtract(&arrival.outstanding(&self.table));
+            }
+            // Whoever wrote a page has filled its hole before. Where holes cannot be found, nothing is left out.
+            Backing::Shared(Some(member)) if !member.outcome().is_whole() => {
+                if let Ok(holes) = self.holes(pages) {
+                    rest.subtract(&holes);
+                }
+            }
+            Backing::Own(None) | Backing::Shared(_) => {}
         }
         rest
     }
 
-    /// Returns when whole pages of `slot` of `bytes` bytes, from page `offset` on, are in the memory file.
+    /// Those of `pages` that are holes of the memory file.
+    fn holes(&self, pages: &DirtyPages) -> io::Result<DirtyPages> {
+        let mut holes = DirtyPages::new(&self.table);
+        let page = self.layout.page_size();
+        for (slot, run) in pages.runs() {
+            let bytes = (run.end - run.start) << page.shift();
+            let Some((start, set)) = self.place(slot, run.start, bytes).zip(holes.slot_mut(slot)) else {
+                continue;
+            };
+            let mut first = run.start;
+            for data in data_runs(&self.file, start..start + bytes)? {
+                set.insert_range(first..run.start + page.pages_in(data.start - start));
+                first = run.start + page.pages_in((data.end - start).next_multiple_of(page.bytes()));
+            }
+            set.insert_range(first..run.end);
+        }
+        Ok(holes)
+    }
+
+    /// Returns when whole pages of `slot` of `bytes` bytes, from page `offset` on, are in the memory file; where the file is
+    /// shared, who reads through the mapping waits there.
     fn bring(&self, slot: SlotId, offset: u64, bytes: usize) -> Result<(), MemoryError> {
-        let Some(arrival) = &self.arrival else { return Ok(()) };
+        let Backing::Own(Some(arrival)) = &self.backing else { return Ok(()) };
         let count = (bytes as u64).div_ceil(self.layout.page_size().bytes());
         arrival.bring(slot, offset, count).map_err(|e| MemoryError { slot, offset, error: e.into() })
+    }
+
+    /// Whether what was read through the mapping counts: who waits there is let go when the machine ends, and finds zeros.
+    fn check_waited(&self, slot: SlotId, offset: u64) -> Result<(), MemoryError> {
+        let Backing::Shared(Some(member)) = &self.backing else { return Ok(()) };
+        let broken = member.outcome().broken();
+        broken.map_or(Ok(()), |e| Err(MemoryError { slot, offset, error: e.into() }))
     }
 
     /// Slots and page size.
@@ -143,6 +244,11 @@ impl Ram {
     #[must_use]
     pub fn slots(&self) -> &SlotTable {
         &self.table
+    }
+
+    /// The memory file.
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// The log of the monitor's own writes.
@@ -179,7 +285,8 @@ impl Ram {
     pub fn read_pages(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
         let start = self.address(slot, offset).ok_or_else(|| outside(slot, offset))?;
         self.bring(slot, offset, buffer.len())?;
-        self.guest.read_slice(buffer, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
+        self.guest.read_slice(buffer, start).map_err(|e| MemoryError { slot, offset, error: e.into() })?;
+        self.check_waited(slot, offset)
     }
 
     /// Copies whole pages as [`read_pages`](Self::read_pages) does, but through the memory file: a read of a hole through
@@ -190,8 +297,39 @@ impl Ram {
     /// If the pages do not lie in the slot, cannot be had, or the file cannot be read.
     pub fn peek_pages(&self, slot: SlotId, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
         let start = self.place(slot, offset, buffer.len() as u64).ok_or_else(|| outside(slot, offset))?;
+        if self.is_shared() {
+            return self.peek_shared(slot, offset, start, buffer);
+        }
         self.bring(slot, offset, buffer.len())?;
         self.file.read_exact_at(buffer, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
+    }
+
+    /// The pages from place `start` of the shared file on: what the file has, this mapping may have changed; a hole of the
+    /// file is zero, unless it is still to come.
+    fn peek_shared(
+        &self,
+        slot: SlotId,
+        offset: u64,
+        start: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), MemoryError> {
+        // Before the holes are looked for: what is one afterwards is zero then.
+        let whole = self.arriving().is_none_or(|arriving| arriving.outcome().is_whole());
+        let end = start + buffer.len() as u64;
+        let failed = |e: io::Error| MemoryError { slot, offset, error: e.into() };
+        if !whole {
+            return self.read_pages(slot, offset, buffer);
+        }
+        let mut done = start;
+        for data in data_runs(&self.file, start..end).map_err(failed)? {
+            let at = |place: u64| usize::try_from(place - start).unwrap_or(usize::MAX);
+            buffer[at(done)..at(data.start)].fill(0);
+            let first = offset + self.layout.page_size().pages_in(data.start - start);
+            self.read_pages(slot, first, &mut buffer[at(data.start)..at(data.end)])?;
+            done = data.end;
+        }
+        buffer[usize::try_from(done - start).unwrap_or(usize::MAX)..].fill(0);
+        Ok(())
     }
 
     /// Writes whole pages of `slot`, from page `offset` on, and marks them as written by the monitor.
@@ -290,6 +428,23 @@ impl Ram {
         }
         Ok(mapped)
     }
+}
+
+fn memory_file(bytes: u64, flags: MemfdFlags) -> Result<File, RamError> {
+    let create = |source: rustix::io::Errno| RamError::Create { bytes, source: source.into() };
+    let fd = rustix::fs::memfd_create("ringmark-guest", flags).map_err(create)?;
+    rustix::fs::ftruncate(&fd, bytes).map_err(create)?;
+    Ok(fd.into())
+}
+
+/// Seals a memory file for good.
+pub(crate) fn seal(file: &File, seal: Seal) -> io::Result<()> {
+    let writes = match seal {
+        Seal::AllWrites => SealFlags::WRITE,
+        Seal::WritesButOurs => SealFlags::FUTURE_WRITE,
+    };
+    let size = SealFlags::GROW | SealFlags::SHRINK;
+    Ok(rustix::fs::fcntl_add_seals(file, writes | size | SealFlags::SEAL)?)
 }
 
 pub(crate) fn outside(slot: SlotId, offset: u64) -> MemoryError {

@@ -34,7 +34,11 @@ pub struct FillError {
 }
 
 impl MissingPages {
-    /// Registers `len` bytes from `start` on: shared memory (a memfd), whole pages.
+    /// Registers `len` bytes from `start` on: a mapping of shared memory (a memfd), whole pages.
+    ///
+    /// A private mapping will do, too: its pages are missing while the memory object has none. But what [`fill`](Self::fill)
+    /// and [`zero`](Self::zero) put there is that mapping's alone; to share it, it is put into the memory object by another
+    /// way, and [`wake`](Self::wake) called.
     ///
     /// # Errors
     /// The kernel's refusal: `EINVAL` for memory of a kind or alignment it cannot do, `EBUSY` for a mapping that another
@@ -89,6 +93,16 @@ impl MissingPages {
         })
     }
 
+    /// Wakes whoever waits for the page at byte `offset`, which was put into the memory object by another way, such as
+    /// another mapping of it: whoever waited looks again.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn wake(&self, offset: u64) -> io::Result<()> {
+        let mut page = self.mapping.range(offset, self.mapping.page())?;
+        self.mapping.uffd().ioctl(sys::UFFDIO_WAKE, &mut page)
+    }
+
     /// Has `put` place all of a range, going on after each page that is there already.
     fn place(
         &self,
@@ -111,9 +125,7 @@ impl MissingPages {
                         Some(libc::EAGAIN) => {}
                         Some(libc::EEXIST) => {
                             // Somebody else has placed it; who began to wait after that one's wake-up is woken here.
-                            let mut page =
-                                self.mapping.range(offset + done, self.mapping.page()).map_err(failed)?;
-                            self.mapping.uffd().ioctl(sys::UFFDIO_WAKE, &mut page).map_err(failed)?;
+                            self.wake(offset + done).map_err(failed)?;
                             done += self.mapping.page();
                         }
                         _ => return Err(failed(error)),

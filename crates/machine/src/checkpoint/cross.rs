@@ -42,6 +42,13 @@ pub enum CheckWithError {
         "memory that arrives lazily cannot be checked with uffd: restore with --eager, or check with hash"
     )]
     Arriving,
+    /// KVM takes a page for writing (and so has it copied), finds its own tables changed by that, and tries again; a vCPU that
+    /// is stopped in between has written nothing yet and logged nothing, while its page counts as written here.
+    #[error(
+        "memory that is shared with other machines cannot be checked with uffd, which sees the copy of a page that the guest \
+         is about to write: check with hash"
+    )]
+    Shared,
     /// This host has no such thing.
     #[error(transparent)]
     WriteProtect(#[from] WriteProtectError),
@@ -108,6 +115,9 @@ impl Machine {
 }
 
 fn write_protect(ram: &Ram) -> Result<WriteProtect, CheckWithError> {
+    if ram.is_shared() {
+        return Err(CheckWithError::Shared);
+    }
     if ram.arrival().is_some_and(|arrival| !arrival.whole) || ram.wait_until_whole().is_err() {
         return Err(CheckWithError::Arriving);
     }

@@ -60,6 +60,12 @@ pub enum LoadCause {
     /// Faults cannot be received.
     #[error("faults of the guest cannot be received: {0}")]
     Server(#[source] io::Error),
+    /// It is shared with other machines, and who brings it to all of them could not.
+    #[error("{0}")]
+    Shared(String),
+    /// It is shared with other machines, and who brings it to all of them cannot be asked.
+    #[error("the process that brings it cannot be asked any more: {0}")]
+    Owner(#[source] io::Error),
     /// The thread that brings pages is gone.
     #[error("the thread that brings it panicked")]
     Panicked,
@@ -74,7 +80,7 @@ impl LoadError {
         Self { page: Some((slot, offset)), cause: Arc::new(cause) }
     }
 
-    pub(super) fn background(cause: LoadCause) -> Self {
+    pub(crate) fn background(cause: LoadCause) -> Self {
         Self { page: None, cause: Arc::new(cause) }
     }
 

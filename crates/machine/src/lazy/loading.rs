@@ -4,29 +4,32 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use ringmark_dirty::{DirtyPages, SlotTable};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 
-use super::{Arrival, LazyError, LoadCause, LoadError};
+use super::{Arrival, Arriving, LazyError, LoadCause, LoadError};
 
 /// Threads that answer faults: as many pages are asked of a slow store at once.
-const SERVERS: usize = 4;
+pub(crate) const SERVERS: usize = 4;
 
 /// The threads that bring a machine's memory: servers for whoever waits, and a loader for the rest.
 ///
 /// Dropped, it lets everyone go who waits and ends the threads; so the vCPUs have ended before.
 #[derive(Debug)]
 pub(crate) struct Loading {
-    arrival: Arc<Arrival>,
+    arrival: Arc<dyn Arriving>,
     stop: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
+    /// What the loader waits for; dropped unsent, it ends.
+    background: Option<Sender<()>>,
 }
 
 impl Loading {
-    /// Starts to bring memory: `first` before everything else.
+    /// Starts to bring what somebody waits for. The rest is [begun](Self::begin) later: `first` before everything else.
     ///
     /// # Errors
     /// If there is no thread left.
@@ -35,28 +38,60 @@ impl Loading {
         slots: &SlotTable,
         first: DirtyPages,
     ) -> Result<Self, LazyError> {
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let stop = Arc::new(stop.map_err(|error| LazyError::Thread(error.into()))?);
-        let mut loading = Self { arrival, stop, threads: Vec::new() };
+        let mut loading = Self::of(Arc::clone(&arrival) as _)?;
         for number in 0..SERVERS {
-            let (arrival, stop) = (Arc::clone(&loading.arrival), Arc::clone(&loading.stop));
-            loading.spawn(format!("fault{number}"), move || serve(&arrival, &stop))?;
+            let arrival = Arc::clone(&arrival);
+            loading.spawn(format!("fault{number}"), move |stop| serve(&arrival, stop))?;
         }
-        let (arrival, slots) = (Arc::clone(&loading.arrival), slots.clone());
-        loading.spawn("load".into(), move || load(&arrival, &slots, &first))?;
+        let slots = slots.clone();
+        let (background, begun) = channel();
+        loading.spawn("load".into(), move |_| {
+            if begun.recv().is_ok() {
+                load(&arrival, &slots, &first);
+            }
+        })?;
+        loading.background = Some(background);
         Ok(loading)
     }
 
-    pub(crate) fn arrival(&self) -> &Arrival {
-        &self.arrival
+    /// Of a memory that arrives in some other way, by threads that are still to be [spawned](Self::spawn).
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub(crate) fn of(arrival: Arc<dyn Arriving>) -> Result<Self, LazyError> {
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let stop = Arc::new(stop.map_err(|error| LazyError::Thread(error.into()))?);
+        Ok(Self { arrival, stop, threads: Vec::new(), background: None })
     }
 
-    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> Result<(), LazyError> {
-        let arrival = Arc::clone(&self.arrival);
+    /// Begins to bring what nobody waits for yet: not before, lest it take the processors from whoever makes the machine.
+    pub(crate) fn begin(&self) {
+        // A loader that is gone has failed, and the machine with it.
+        let _ = self.background.as_ref().map(|background| background.send(()));
+    }
+
+    pub(crate) fn arrival(&self) -> &dyn Arriving {
+        &*self.arrival
+    }
+
+    pub(crate) fn handle(&self) -> Arc<dyn Arriving> {
+        Arc::clone(&self.arrival)
+    }
+
+    /// Adds a thread that brings memory until the descriptor that it is given can be read.
+    ///
+    /// # Errors
+    /// If there is no thread left.
+    pub(crate) fn spawn(
+        &mut self,
+        name: String,
+        work: impl FnOnce(&OwnedFd) + Send + 'static,
+    ) -> Result<(), LazyError> {
+        let (arrival, stop) = (Arc::clone(&self.arrival), Arc::clone(&self.stop));
         let work = move || {
             block_signals();
-            let guard = FailOnPanic(&arrival);
-            work();
+            let guard = FailOnPanic(&*arrival);
+            work(&stop);
             drop(guard);
         };
         self.threads.push(thread::Builder::new().name(name).spawn(work).map_err(LazyError::Thread)?);
@@ -67,6 +102,7 @@ impl Loading {
 impl Drop for Loading {
     fn drop(&mut self) {
         self.arrival.abandon();
+        self.background = None;
         // A counter that is never read: every server finds it, however many there are.
         if let Err(error) = rustix::io::write(&*self.stop, &1u64.to_ne_bytes()) {
             tracing::warn!(%error, "the threads that bring memory could not be told to end");
@@ -80,7 +116,7 @@ impl Drop for Loading {
 }
 
 /// A thread that panics brings nothing any more: the machine ends rather than wait for ever.
-struct FailOnPanic<'a>(&'a Arrival);
+struct FailOnPanic<'a>(&'a dyn Arriving);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {

@@ -94,6 +94,7 @@ impl Contents for Fake {
 
 struct Rig {
     loading: Loading,
+    arrival: Arc<Arrival>,
     ram: Ram,
     page: usize,
     background: Arc<Hold>,
@@ -107,8 +108,9 @@ fn rig(fake: Fake) -> Rig {
     let page = usize::try_from(page_size.bytes()).unwrap();
     let background = Arc::clone(&fake.background);
     let arrival = ram.arrive_from(Box::new(Fake { page_bytes: page, ..fake }), Faults::UserOnly).unwrap();
-    let loading = Loading::start(arrival, ram.slots(), DirtyPages::new(ram.slots())).unwrap();
-    Rig { loading, ram, page, background }
+    let loading = Loading::start(Arc::clone(&arrival), ram.slots(), DirtyPages::new(ram.slots())).unwrap();
+    loading.begin();
+    Rig { loading, arrival, ram, page, background }
 }
 
 impl Rig {
@@ -214,7 +216,7 @@ fn a_written_page_is_never_outstanding() {
             });
             while !done.load(Ordering::SeqCst) {
                 let seen: Vec<u64> = (0..written.words()).map(|word| written.load_word(word)).collect();
-                let outstanding = rig.loading.arrival().outstanding(rig.ram.slots());
+                let outstanding = rig.arrival.outstanding(rig.ram.slots());
                 for (_, offset) in outstanding.iter() {
                     let word = seen[usize::try_from(offset / 64).unwrap()];
                     assert_eq!(word >> (offset % 64) & 1, 0, "page {offset} was written");
@@ -222,7 +224,7 @@ fn a_written_page_is_never_outstanding() {
             }
         });
         rig.ram.wait_until_whole().unwrap();
-        assert!(rig.loading.arrival().outstanding(rig.ram.slots()).is_empty());
+        assert!(rig.arrival.outstanding(rig.ram.slots()).is_empty());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ringmark_abi::mem;
 use ringmark_guest::{Config, Program};
 
 use super::frame::{Frame, MachineParts, Vcpus, host_page_size};
@@ -12,6 +13,7 @@ use crate::config::{Boot, GuestSpec, MAX_TRANSLATORS, MAX_VCPUS, MachineConfig};
 use crate::devices::{Console, Ports, SerialPort, attended};
 use crate::layout::RamLayout;
 use crate::platform::{self, Hypervisor, KvmCpu, PlatformError, Shape, SoftCpu, Start};
+use crate::ram::Ram;
 
 impl Machine {
     /// A new machine, complete and paused before its first instruction. Its console's output goes to `console`.
@@ -27,9 +29,9 @@ impl Machine {
             return Err(CreateError::Translators(config.its));
         }
         let page_size = host_page_size()?;
-        let layout = |map| Ok(RamLayout::new(map, config.memory, page_size)?);
+        let ram = |map| Ok(Ram::new(RamLayout::new(map, config.memory, page_size)?)?);
         let kernel = matches!(config.boot, Boot::Kernel { .. });
-        let mut frame = Frame::new(layout, config.hypervisor, config.tracking, kernel, None)?;
+        let mut frame = Frame::new(ram, config.hypervisor, config.tracking, kernel, None, mem::NONE)?;
         let shape = Shape { vcpus: config.vcpus, translators: config.its };
         let (vcpus, guest) = match &config.boot {
             Boot::Kernel { image, command_line } => {

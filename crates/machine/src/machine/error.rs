@@ -1,7 +1,7 @@
 //! Why a machine could not be made.
 
-use ringmark_image::{ImageError, RestoreError as ImageRestoreError};
-use ringmark_track::{CutError, MemoryError, NegotiateError, TrackError};
+use ringmark_image::{ImageError, ImageId, RestoreError as ImageRestoreError};
+use ringmark_track::{MemoryError, NegotiateError, TrackError};
 
 use crate::boot::BootError;
 use crate::config::{MAX_TRANSLATORS, MAX_VCPUS};
@@ -97,9 +97,6 @@ pub enum RestoreError {
     /// Another page size, or a memory layout that this monitor does not make.
     #[error("the image's memory cannot be laid out here: {0}")]
     Layout(String),
-    /// Tracking could not begin where the image ends.
-    #[error(transparent)]
-    Cut(#[from] CutError),
     /// Memory differs from what was hashed at the cut.
     #[error(
         "restored memory is not what it was at the cut: its digest is {found:#018x} instead of {expected:#018x}"
@@ -109,6 +106,14 @@ pub enum RestoreError {
         expected: u64,
         /// Now.
         found: u64,
+    },
+    /// The memory to be shared is another image's.
+    #[error("the memory to be shared is that of image {shared}, and the machine that of image {image}")]
+    OtherImage {
+        /// Whose memory it is.
+        shared: ImageId,
+        /// Which machine was to be restored.
+        image: ImageId,
     },
     /// Restored memory could not be read.
     #[error(transparent)]

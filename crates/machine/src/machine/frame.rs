@@ -13,7 +13,7 @@ use ringmark_track::{Advisor, Audit, AuditRate, Chosen, Needs, NegotiateError, T
 use super::{Checkpoints, CreateError, Facts, Machine, Newest, RunState};
 use crate::clock::Clock;
 use crate::devices::Ports;
-use crate::layout::{AddressMap, RamLayout};
+use crate::layout::AddressMap;
 use crate::lazy::Loading;
 use crate::platform::{self, HypervisorWish, Platform};
 use crate::ram::Ram;
@@ -34,21 +34,26 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// `layout` is asked where memory is to lie once it is known on which hypervisor. `bitmaps_advised` is what an earlier
-    /// run found for stand-alone bitmaps.
+    /// `ram` is asked for memory once it is known on which hypervisor. `bitmaps_advised` is what an earlier run found for
+    /// stand-alone bitmaps.
+    ///
+    /// `log`: whether writes are logged from the first on (`LOG_DIRTY_PAGES`) or only once the tracker is armed
+    /// (`NONE`). Whoever arms it before anything runs wants the former: switched on later, KVM walks every page of a
+    /// slot where it uses shadow paging (`kvm_mmu_slot_apply_flags`), and there is nothing to protect yet.
     pub(crate) fn new(
-        layout: impl FnOnce(AddressMap) -> Result<RamLayout, CreateError>,
+        ram: impl FnOnce(AddressMap) -> Result<Ram, CreateError>,
         wish: HypervisorWish,
         tracking: Wish,
         kernel: bool,
         bitmaps_advised: Option<&str>,
+        log: u32,
     ) -> Result<Self, CreateError> {
         let (platform, hypervisor_why) = Platform::choose(wish, kernel, host_page_size()?)?;
-        let ram = Ram::new(layout(platform.address_map())?)?;
+        let ram = ram(platform.address_map())?;
         let vm: Arc<dyn AbiVm> = platform.vm();
         // The kernel's order: rings before vCPUs, the backup bitmap before memslots.
         let tracking = agree(vm.as_ref(), tracking, platform.needs(), bitmaps_advised)?;
-        platform::attach_memory(&vm, &ram)?;
+        platform::attach_memory(&vm, &ram, log)?;
         let mut tracker = Tracker::new(vm, ram.slots().clone(), tracking.method)?;
         tracker.add_source(Box::new(ram.log().source()))?;
         let stage = Stage::new(&ram);

@@ -1,11 +1,10 @@
 //! Making the machine of an image.
 
-use std::sync::Arc;
-
-use ringmark_dirty::DirtyPages;
+use ringmark_abi::mem;
 use ringmark_dirty::mutant::{self, Mutant};
+use ringmark_dirty::{DirtyPages, SlotTable};
 use ringmark_image::{Image, Store};
-use ringmark_track::{Audit, AuditRate, BoxError, Tracker, Wish};
+use ringmark_track::{Audit, AuditRate, Tracker, Wish};
 use ringmark_uffd::Faults;
 
 use super::blank::{Blueprint, StateError};
@@ -14,10 +13,11 @@ use super::{CreateError, Machine, Newest, RestoreError};
 use crate::config::MAX_VCPUS;
 use crate::devices::{Console, attended};
 use crate::layout::{AddressMap, RamLayout};
-use crate::lazy::{self, Arrival, Contents};
+use crate::lazy::{self, Contents};
 use crate::platform::{self, Hypervisor, HypervisorWish};
-use crate::ram::Ram;
+use crate::ram::{Ram, RamError};
 use crate::saved::{self, MachineSaved};
+use crate::shared::Share;
 use crate::working_set;
 
 /// How a machine is restored.
@@ -63,6 +63,27 @@ impl Machine {
         Self::restore_from(store, image, Box::new(image.clone()), options, console)
     }
 
+    /// As [`restore`](Self::restore), of a machine that shares its memory with others as far as it does not write it.
+    ///
+    /// `image` is the one whose memory is shared; when it is read is the [`SharedMemory`](crate::SharedMemory)'s choice, and
+    /// [`RestoreOptions::loading`] says nothing.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing is left behind.
+    pub fn restore_shared(
+        store: &Store,
+        image: &Image,
+        share: Share,
+        options: RestoreOptions,
+        console: Console,
+    ) -> Result<Self, RestoreError> {
+        if share.image() != image.id() {
+            return Err(RestoreError::OtherImage { shared: share.image(), image: image.id() });
+        }
+        let options = RestoreOptions { loading: share.loading(), ..options };
+        Self::assemble(store, image, Pages::Shared(share), options, console)
+    }
+
     /// As [`restore`](Self::restore), with pages that arrive lazily taken from `contents`.
     pub(crate) fn restore_from(
         store: &Store,
@@ -71,26 +92,66 @@ impl Machine {
         options: RestoreOptions,
         console: Console,
     ) -> Result<Self, RestoreError> {
+        let pages = match options.loading {
+            Loading::Eager => Pages::Eager,
+            Loading::Lazy => Pages::Lazy(contents),
+        };
+        Self::assemble(store, image, pages, options, console)
+    }
+
+    fn assemble(
+        store: &Store,
+        image: &Image,
+        pages: Pages,
+        options: RestoreOptions,
+        console: Console,
+    ) -> Result<Self, RestoreError> {
         let console = attended(console).map_err(CreateError::Thread)?;
         let saved = MachineSaved::decode(&image.state(saved::PART)?).map_err(RestoreError::State)?;
         let wish = wish_for(&saved, options.hypervisor)?;
         let layout = layout_of(image, platform::address_map(saved.hypervisor))?;
-        let mut frame =
-            Frame::new(|_| Ok(layout), wish, options.tracking, false, saved.bitmaps_advised.as_deref())?;
+        let ram = |_| Ok(pages.ram(layout)?);
+        let (tracking, advised) = (options.tracking, saved.bitmaps_advised.as_deref());
+        let late = mutant::active(Mutant::TrackedAfterDevices);
+        let log = if late { mem::NONE } else { mem::LOG_DIRTY_PAGES };
+        let mut frame = Frame::new(ram, wish, tracking, false, advised, log)?;
         if frame.platform.hypervisor() != saved.hypervisor {
             return Err(elsewhere(&saved, frame.platform.hypervisor().name()));
         }
-        let arrival = match options.loading {
-            Loading::Eager => {
+        match pages {
+            Pages::Eager => {
                 image.restore(|slot, offset, bytes| frame.ram.write_pages(slot, offset, bytes))?;
-                None
             }
-            Loading::Lazy => Some(frame.load_lazily(image, contents)?),
-        };
+            Pages::Lazy(contents) => frame.load_lazily(image, contents)?,
+            Pages::Shared(share) => {
+                let faults = frame.faults();
+                frame.loading = share.begin(&mut frame.ram, faults)?;
+            }
+        }
+        let arriving = frame.loading.as_ref().map(lazy::Loading::handle);
         // Whatever came of a page that is missing, the page is the reason.
-        frame
-            .complete(store, image, saved, options, console)
-            .map_err(|error| arrival.and_then(|arrival| arrival.failure()).map_or(error, RestoreError::Load))
+        frame.complete(store, image, saved, options, console).map_err(|error| {
+            arriving.and_then(|arriving| arriving.failure()).map_or(error, RestoreError::Load)
+        })
+    }
+}
+
+/// Where the memory of a restored machine comes from.
+enum Pages {
+    /// The image, now.
+    Eager,
+    /// The image, while the machine runs.
+    Lazy(Box<dyn Contents>),
+    /// A file that has the image's memory, or will have it.
+    Shared(Share),
+}
+
+impl Pages {
+    fn ram(&self, layout: RamLayout) -> Result<Ram, RamError> {
+        match self {
+            Self::Eager | Self::Lazy(_) => Ram::new(layout),
+            Self::Shared(share) => Ram::shared(layout, share.file()),
+        }
     }
 }
 
@@ -117,24 +178,19 @@ fn audit_of(
 
 impl Frame {
     /// Lets memory arrive from `contents` from here on, the working set that `image` names first.
-    fn load_lazily(
-        &mut self,
-        image: &Image,
-        contents: Box<dyn Contents>,
-    ) -> Result<Arc<Arrival>, RestoreError> {
-        let first = if image.state_names().any(|name| name == working_set::PART) {
-            let part = image.state(working_set::PART)?;
-            working_set::decode(&part, self.ram.slots()).map_err(RestoreError::State)?
-        } else {
-            DirtyPages::new(self.ram.slots())
-        };
-        let faults = match self.platform.hypervisor() {
+    fn load_lazily(&mut self, image: &Image, contents: Box<dyn Contents>) -> Result<(), RestoreError> {
+        let first = working_set_of(image, self.ram.slots())?;
+        let arrival = self.ram.arrive_from(contents, self.faults())?;
+        self.loading = Some(lazy::Loading::start(arrival, self.ram.slots(), first)?);
+        Ok(())
+    }
+
+    /// Whose faults wait for pages of this machine.
+    fn faults(&self) -> Faults {
+        match self.platform.hypervisor() {
             Hypervisor::Kvm => Faults::All,
             Hypervisor::Engine => Faults::UserOnly,
-        };
-        let arrival = self.ram.arrive_from(contents, faults)?;
-        self.loading = Some(lazy::Loading::start(Arc::clone(&arrival), self.ram.slots(), first)?);
-        Ok(arrival)
+        }
     }
 
     /// The machine, once its memory is there or on its way.
@@ -153,14 +209,14 @@ impl Frame {
         // Before devices and vCPUs: putting their state back writes guest memory (an ITS consumes pending bits, KVM updates
         // a clock page), and that belongs to the next epoch.
         if !mutant::active(Mutant::TrackedAfterDevices) {
-            self.begin_where_image_ends()?;
+            self.tracker.arm_after_restore().map_err(CreateError::from)?;
         }
         let guest = self.load(&vcpus, &saved).map_err(|error| match error {
             StateError::Platform(error) => error.into(),
             StateError::Other(what) => RestoreError::State(what),
         })?;
         if mutant::active(Mutant::TrackedAfterDevices) {
-            self.begin_where_image_ends()?;
+            self.tracker.arm_after_restore().map_err(CreateError::from)?;
         }
         // Asked for another way, it is found out anew whether this one was right.
         let bitmaps_advised = saved.bitmaps_advised.filter(|_| options.tracking == Wish::Auto);
@@ -175,26 +231,6 @@ impl Frame {
         machine.start_clock()?;
         machine.ends_without_its_memory()?;
         Ok(machine)
-    }
-
-    /// Starts tracking with nothing dirty: memory is what the image holds, and no vCPU has run.
-    fn begin_where_image_ends(&mut self) -> Result<(), RestoreError> {
-        /// vCPUs that have never run need no stopping.
-        struct Asleep;
-        impl ringmark_track::Vcpus for Asleep {
-            fn stop(&mut self) -> Result<(), BoxError> {
-                Ok(())
-            }
-            fn resume(&mut self) -> Result<(), BoxError> {
-                Ok(())
-            }
-        }
-        let create = CreateError::from;
-        self.tracker.arm().map_err(create)?;
-        let cut = self.tracker.open().map_err(create)?.cut();
-        let (saved, ()) = cut.stop(Asleep)?.save_devices(|_| Ok(()))?;
-        saved.seal()?.resume()?.commit();
-        Ok(())
     }
 }
 
@@ -213,6 +249,21 @@ fn vcpus_of(saved: &MachineSaved) -> Result<u32, RestoreError> {
         .ok()
         .filter(|count| (1..=MAX_VCPUS).contains(count))
         .ok_or_else(|| RestoreError::State(format!("it has {} vCPUs", saved.cpus.len())))
+}
+
+/// The working set that `image` names, of a memory of `slots`.
+pub(crate) fn working_set_of(image: &Image, slots: &SlotTable) -> Result<DirtyPages, RestoreError> {
+    if !image.state_names().any(|name| name == working_set::PART) {
+        return Ok(DirtyPages::new(slots));
+    }
+    let part = image.state(working_set::PART)?;
+    working_set::decode(&part, slots).map_err(RestoreError::State)
+}
+
+/// The layout of the memory of a machine that is restored from `image`.
+pub(crate) fn layout_for(image: &Image) -> Result<RamLayout, RestoreError> {
+    let saved = MachineSaved::decode(&image.state(saved::PART)?).map_err(RestoreError::State)?;
+    layout_of(image, platform::address_map(saved.hypervisor))
 }
 
 /// The layout that this monitor makes of the image's memory; it has to be the image's own.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ringmark_abi::mem;
 use ringmark_dirty::{PageSize, SlotId};
 use ringmark_migrate::codec::PageStore;
 use ringmark_migrate::receive::{Arrival, Arriving};
@@ -16,6 +17,7 @@ use crate::machine::blank::Blueprint;
 use crate::machine::frame::{Frame, MachineParts, Vcpus, host_page_size};
 use crate::machine::{CreateError, Machine};
 use crate::platform::{self, Hypervisor, HypervisorWish, Shape};
+use crate::ram::Ram;
 use crate::saved::MachineSaved;
 
 /// Which machines are taken, and what becomes of them.
@@ -55,8 +57,9 @@ impl<F: FnMut() -> Console> Arrivals<F> {
         let layout = layout_of(offer, needs.hypervisor)?;
         fits(layout.bytes(), self.options.most_memory)?;
         let advised = needs.bitmaps_advised.as_deref();
+        let ram = |_| Ok(Ram::new(layout)?);
         let frame =
-            Frame::new(|_| Ok(layout), wish, self.options.tracking, false, advised).map_err(|error| {
+            Frame::new(ram, wish, self.options.tracking, false, advised, mem::NONE).map_err(|error| {
                 let advice = match error {
                     CreateError::Ram(_) => "free memory here, or send it to a host that has more",
                     CreateError::Negotiate(_) | CreateError::Track(_) => {
