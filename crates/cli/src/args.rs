@@ -307,6 +307,18 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     pub(crate) lazy: bool,
 
+    /// Restore the image N times at once: machines NAME-1 to NAME-N, each in a process of its own, that share the image's
+    /// memory as long as they do not write it. With --lazy it arrives once for all of them.
+    ///
+    /// Their consoles are printed line by line behind their names; nothing can be typed at them. They end with this process.
+    /// Each begins with the same memory, so also with the same random numbers, keys and addresses in it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) clones: Option<u32>,
+
+    /// For this program itself: be clone NUMBER, whose memory comes by the standard input.
+    #[arg(long, value_name = "NUMBER", hide = true, requires = "clones")]
+    pub(crate) clone: Option<u32>,
+
     /// Read and check all of memory before the guest starts (the default): a damaged image is found before the guest has
     /// done anything, and the store is not needed afterwards.
     #[arg(long, conflicts_with = "lazy")]

@@ -32,13 +32,15 @@ pub(crate) struct Place<'a> {
     pub(crate) store: Store,
     /// When they are taken by themselves.
     pub(crate) schedule: &'a ScheduleArgs,
+    /// Whether the standard input is its keyboard.
+    pub(crate) keyboard: bool,
 }
 
 /// Starts `machine`, serves its socket until it ends, and says how it ended.
 ///
 /// An interrupt or a termination ends the machine; its images stay.
 pub(crate) fn run(machine: Machine, place: Place<'_>, as_json: bool, quiet: bool) -> Result {
-    let Place { socket, store, schedule } = place;
+    let Place { socket, store, schedule, keyboard } = place;
     let machine = Arc::new(machine);
     let service = Arc::new(MachineService::new(Arc::clone(&machine), store));
     let shared: Arc<dyn Service> = Arc::clone(&service) as _;
@@ -50,7 +52,7 @@ pub(crate) fn run(machine: Machine, place: Place<'_>, as_json: bool, quiet: bool
         let _ = interrupted.send(Ending::Signal(number));
     })
     .or_fail(Code::Failed)?;
-    let stay = Stay { machine, service, server, schedule, endings, ended };
+    let stay = Stay { machine, service, server, schedule, keyboard, endings, ended };
     stay.run(true, as_json, quiet)
 }
 
@@ -60,6 +62,8 @@ pub(crate) struct Stay<'a> {
     pub(crate) service: Arc<MachineService>,
     pub(crate) server: Server,
     pub(crate) schedule: &'a ScheduleArgs,
+    /// Whether the standard input is its keyboard.
+    pub(crate) keyboard: bool,
     /// Who ends the stay from outside.
     pub(crate) endings: Sender<Ending>,
     pub(crate) ended: Receiver<Ending>,
@@ -68,12 +72,14 @@ pub(crate) struct Stay<'a> {
 impl Stay<'_> {
     /// Lets the machine run until it ends, if `resume`, and says how it ended.
     pub(crate) fn run(self, resume: bool, as_json: bool, quiet: bool) -> Result {
-        let Stay { machine, service, server, schedule, endings, ended } = self;
+        let Stay { machine, service, server, schedule, keyboard, endings, ended } = self;
         if !quiet {
             announce(&machine, &server);
         }
         watch_machine(&machine, endings).or_fail(Code::Failed)?;
-        crate::console::forward_input(&machine);
+        if keyboard {
+            crate::console::forward_input(&machine);
+        }
         if resume
             && let Err(error) = machine.resume()
             && machine.outcome().is_none()

@@ -66,7 +66,7 @@ pub(crate) fn run(args: &ReceiveArgs, as_json: bool, quiet: bool) -> Result {
         // The guest exists here and nowhere else.
         eprintln!("ringmark: {}; the guest runs on without --check-with", failure.message);
     }
-    let stay = Stay { machine, service, server, schedule: &args.schedule, endings, ended };
+    let stay = Stay { machine, service, server, schedule: &args.schedule, keyboard: true, endings, ended };
     // It runs already, or its operator had paused it where it was.
     let result = stay.run(false, as_json, quiet);
     drop(answering);

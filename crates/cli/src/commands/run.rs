@@ -32,7 +32,7 @@ pub(crate) fn run(args: &RunArgs, as_json: bool, quiet: bool) -> Result {
         Machine::create(config, console::output(as_json)).map_err(|e| machine_errors::create(&e))?;
     check_with(&machine, &args.machine)?;
     let store = store.durability(args.schedule.durability.into());
-    let place = host::Place { socket, store, schedule: &args.schedule };
+    let place = host::Place { socket, store, schedule: &args.schedule, keyboard: true };
     host::run(machine, place, as_json, quiet)
 }
 
