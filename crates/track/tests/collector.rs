@@ -8,7 +8,6 @@
 
 mod support;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -44,17 +43,6 @@ fn push(ring: &Kernel, id: u16, offset: u64) {
 }
 
 impl Rig {
-    /// All pages of an epoch of one round, which is committed.
-    fn epoch(&mut self) -> HashSet<(u16, u64)> {
-        let mut epoch = self.tracker.open().unwrap();
-        epoch.round().unwrap();
-        let cut = epoch.cut().stop(Counted::default()).unwrap();
-        let epoch = cut.save_devices(|_| Ok(())).unwrap().0.seal().unwrap().resume().unwrap();
-        let pages = epoch.pages().iter().map(|(slot, offset)| (slot.id(), offset)).collect();
-        epoch.commit();
-        pages
-    }
-
     /// One round of an epoch that is committed afterwards.
     fn round(&mut self) -> (Vec<(u16, u64)>, BySource) {
         let mut epoch = self.tracker.open().unwrap();
@@ -210,74 +198,6 @@ fn a_ring_overrun_between_harvest_and_reset_is_found_again() {
             assert_eq!(pages, 100, "{pushes} pushes over {harvested} harvested, round {round}");
         }
         assert!(rig.ring.used() < 192 && rig.vm.toggled().is_empty());
-    }
-}
-
-/// The memory of a ring onto which a vCPU pushes at one of the moments at which the reader looks.
-struct Pushed {
-    memory: Arc<dyn RingMemory>,
-    ring: Kernel,
-    /// How many looks until then; 0 for never.
-    after: Arc<AtomicU32>,
-}
-
-impl Pushed {
-    const PAGES: std::ops::Range<u64> = 500..530;
-}
-
-impl RingMemory for Pushed {
-    fn entries(&self) -> &[Entry] {
-        let left = self.after.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if left == Ok(1) {
-            Self::PAGES.for_each(|offset| push(&self.ring, 0, offset));
-        }
-        self.memory.entries()
-    }
-}
-
-/// A VM with a second ring, which is overrun by `phantoms`, drained, and pushed to when the countdown is over.
-fn overrun_by(phantoms: u32) -> (Rig, Kernel, Arc<AtomicU32>) {
-    loop {
-        let mut rig = rig();
-        let (kernel, memory) = rig.vm.ring(256);
-        let countdown = Arc::new(AtomicU32::new(0));
-        let memory = Pushed { memory, ring: Arc::clone(&kernel), after: Arc::clone(&countdown) };
-        let full = rig.tracker.add_ring(1, Arc::new(memory)).unwrap();
-        (0..256 + phantoms).for_each(|_| push(&kernel, 1, 0));
-        full.drain().unwrap();
-        // The collector looks at rings by itself, too, and may have been in the way.
-        if kernel.used() == phantoms {
-            return (rig, kernel, countdown);
-        }
-    }
-}
-
-/// After an overrun the kernel pushes behind entries that are nowhere. A vCPU that does so while the reader looks for their
-/// end loses nothing, whenever that is.
-#[test]
-fn what_is_pushed_while_a_gap_is_looked_for_is_read() {
-    for phantoms in [1u32, 10, 100] {
-        let mut moments = 0;
-        for after in 1.. {
-            let (mut rig, kernel, countdown) = overrun_by(phantoms);
-            assert_eq!(rig.round().0.len(), 1070);
-            countdown.store(after, Ordering::SeqCst);
-            let mut pages = rig.epoch();
-            let in_time = countdown.load(Ordering::SeqCst) == 0;
-            countdown.store(0, Ordering::SeqCst);
-            pages.extend(rig.epoch());
-            let is_lost = |&offset: &u64| !pages.contains(&(0, offset));
-            let lost = Pushed::PAGES.filter(|_| in_time).find(is_lost);
-            assert_eq!(
-                lost, None,
-                "a page is lost that was pushed at look {after}, behind {phantoms} entries"
-            );
-            if !in_time {
-                break;
-            }
-            moments += 1;
-        }
-        assert!(moments > 256, "a vCPU pushed at {moments} moments");
     }
 }
 

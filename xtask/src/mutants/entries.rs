@@ -77,8 +77,8 @@ pub(super) const ENTRIES: &[Entry] = &[
         Mutant::GapSeenOnce,
         &[19],
         "entries of an overrun ring that are pushed while a gap is looked for are taken for a part of it",
-        track("collector", "what_is_pushed_while_a_gap_is_looked_for_is_read"),
-        LOST,
+        loom("a_gap_has_no_pushed_entry_in_it"),
+        "an entry that was pushed is taken for one that never was",
     ),
     entry(
         Mutant::OverflowUnseen,
