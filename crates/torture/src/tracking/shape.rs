@@ -4,7 +4,7 @@ use fastrand::Rng;
 use ringmark_track::Wish;
 
 /// Pages of all slots together, as powers of two, so that guests' loops reach all.
-const PAGES: std::ops::RangeInclusive<u32> = 9..=13;
+const PAGES: std::ops::RangeInclusive<u32> = 10..=14;
 
 /// The slots of a VM, and how it is tracked.
 #[derive(Clone, Debug)]
