@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::thread::LocalKey;
 
 use ringmark_dirty::PageSize;
 use zstd::bulk::Compressor;
@@ -15,9 +14,6 @@ const EXTENT_BYTES: u64 = 64 << 10;
 
 /// The level that keeps up with a disk: higher ones cost the guest its cores and gain little on pages.
 const LEVEL: i32 = 1;
-
-/// The level for finding out whether bytes compress at all: it costs half as much.
-const GLANCE: i32 = -5;
 
 /// What a frame costs whoever decodes it, however little is in it, in bytes that are read in that time from a good disk.
 /// Extents of one page, which chains of increments are full of, are compressed only if it saves as much.
@@ -34,12 +30,9 @@ pub(crate) fn extent_pages(page_size: PageSize) -> u8 {
     (EXTENT_BYTES / page_size.bytes()).clamp(1, FANOUT) as u8
 }
 
-type Kept = RefCell<Option<Compressor<'static>>>;
-
 thread_local! {
-    // A context is a megabyte that zstd clears when it is made; each worker thread keeps one for each level.
-    static COMPRESSOR: Kept = const { RefCell::new(None) };
-    static GLANCER: Kept = const { RefCell::new(None) };
+    // A context is a megabyte that zstd clears when it is made; each worker thread keeps one.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// Compresses `raw` to the end of `out`, or says that `raw` is better stored as it is and leaves `out` alone.
@@ -48,7 +41,7 @@ pub(crate) fn encode(raw: &[u8], out: &mut Vec<u8>) -> Encoding {
         return Encoding::Raw;
     }
     let least = (raw.len() / 16).max(FRAME.min(raw.len() / 2));
-    match compress(&COMPRESSOR, LEVEL, raw, least, out) {
+    match compress(raw, least, out) {
         true => Encoding::Zstd,
         false => Encoding::Raw,
     }
@@ -62,19 +55,19 @@ fn is_worth_trying(raw: &[u8]) -> bool {
     for (piece, from) in sample.chunks_exact_mut(size).zip(raw.chunks_exact(raw.len() / SAMPLES)) {
         piece.copy_from_slice(&from[..size]);
     }
-    compress(&GLANCER, GLANCE, &sample, SAMPLE / 16, &mut Vec::with_capacity(SAMPLE))
+    compress(&sample, SAMPLE / 16, &mut Vec::with_capacity(SAMPLE))
 }
 
 /// Appends `raw`, compressed, to `out` if that saves `least` bytes or more.
-fn compress(kept: &'static LocalKey<Kept>, level: i32, raw: &[u8], least: usize, out: &mut Vec<u8>) -> bool {
+fn compress(raw: &[u8], least: usize, out: &mut Vec<u8>) -> bool {
     // zstd stops where the space ends.
     let worth = raw.len() - least.max(1);
     let start = out.len();
     out.resize(start + worth, 0);
-    let compressed = kept.with_borrow_mut(|slot| -> io::Result<usize> {
+    let compressed = COMPRESSOR.with_borrow_mut(|slot| -> io::Result<usize> {
         let compressor = match slot {
             Some(compressor) => compressor,
-            None => slot.insert(Compressor::new(level)?),
+            None => slot.insert(Compressor::new(LEVEL)?),
         };
         compressor.compress_to_buffer(raw, &mut out[start..])
     });
