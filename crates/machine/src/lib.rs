@@ -61,6 +61,7 @@ mod clock;
 mod codec;
 mod config;
 mod cpu;
+mod data_runs;
 mod gate;
 mod lazy;
 mod machine;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -10,13 +9,14 @@ use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
 use ringmark_track::{MemoryError, MonitorLog, SlotLog};
 use ringmark_uffd::Faults;
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, SealFlags};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MemoryRegionAddress,
 };
 
+use crate::data_runs::DataRuns;
 use crate::layout::RamLayout;
 use crate::lazy::{Arrival, ArrivalProgress, Arriving, Contents, LazyError, LoadError};
 use crate::shared::Member;
@@ -40,6 +40,7 @@ pub struct Ram {
     log: MonitorLog,
     guest: MarkedMemory,
     file: Arc<File>,
+    data: Arc<DataRuns>,
 }
 
 /// What the memory file is to this memory, with what brings pages that are still to come.
@@ -130,7 +131,8 @@ impl Ram {
             offset += size;
         }
         let guest = GuestMemoryMmap::from_regions(regions).map_err(|e| RamError::Map(e.to_string()))?;
-        Ok(Self { backing, layout, table, log, guest, file })
+        let data = Arc::new(DataRuns::new(Arc::clone(&file)));
+        Ok(Self { backing, layout, table, log, guest, file, data })
     }
 
     /// Makes every page of this memory, which is fresh, one that arrives from `contents` while the guest runs. Faults are
@@ -210,7 +212,7 @@ impl Ram {
                 continue;
             };
             let mut first = run.start;
-            for data in data_runs(&self.file, start..start + bytes)? {
+            for data in self.data.within(start..start + bytes)? {
                 set.insert_range(first..run.start + page.pages_in(data.start - start));
                 first = run.start + page.pages_in((data.end - start).next_multiple_of(page.bytes()));
             }
@@ -321,7 +323,7 @@ impl Ram {
             return self.read_pages(slot, offset, buffer);
         }
         let mut done = start;
-        for data in data_runs(&self.file, start..end).map_err(failed)? {
+        for data in self.data.within(start..end).map_err(failed)? {
             let at = |place: u64| usize::try_from(place - start).unwrap_or(usize::MAX);
             buffer[at(done)..at(data.start)].fill(0);
             let first = offset + self.layout.page_size().pages_in(data.start - start);
@@ -353,11 +355,12 @@ impl Ram {
         let page = self.layout.page_size();
         let bytes = count.checked_mul(page.bytes()).ok_or_else(|| outside(slot, first))?;
         let start = self.place(slot, first, bytes).ok_or_else(|| outside(slot, first))?;
-        for data in data_runs(&self.file, start..start + bytes).map_err(failed)? {
+        for data in self.data.within(start..start + bytes).map_err(failed)? {
             if count >= SHORT {
                 let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
                 rustix::fs::fallocate(&self.file, punch, data.start, data.end - data.start)
                     .map_err(|errno| failed(errno.into()))?;
+                self.data.forget();
                 continue;
             }
             let zeros = vec![0; usize::try_from(data.end - data.start).unwrap_or(usize::MAX)];
@@ -369,8 +372,7 @@ impl Ram {
     /// Whether the file has no hole in the `bytes` bytes from page `offset` of `slot` on.
     fn is_present(&self, slot: SlotId, offset: u64, bytes: u64) -> bool {
         let Some(start) = self.place(slot, offset, bytes) else { return false };
-        let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(start));
-        hole.is_ok_and(|hole| hole >= start + bytes)
+        matches!(self.data.within(start..start + bytes).as_deref(), Ok([data]) if data.end - data.start == bytes)
     }
 
     /// Where in the file the `bytes` bytes from page `offset` of `slot` on are; `None` if they do not lie in the slot.
@@ -399,7 +401,7 @@ impl Ram {
         let mut base = 0;
         for (id, _, size) in self.layout.ranges() {
             if let Some(set) = present.slot_mut(id) {
-                for data in data_runs(&self.file, base..base + size)? {
+                for data in self.data.within(base..base + size)? {
                     let first = page.pages_in(data.start - base);
                     let end = page.pages_in((data.end - base).next_multiple_of(page.bytes()));
                     set.insert_range(first..end);
@@ -449,23 +451,6 @@ pub(crate) fn seal(file: &File, seal: Seal) -> io::Result<()> {
 
 pub(crate) fn outside(slot: SlotId, offset: u64) -> MemoryError {
     MemoryError { slot, offset, error: "it lies outside guest memory".into() }
-}
-
-/// The runs of data in `range` of `file`, in bytes.
-fn data_runs(file: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
-    let mut runs = Vec::new();
-    let mut at = range.start;
-    while at < range.end {
-        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(start) if start < range.end => start,
-            Ok(_) | Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(range.end);
-        runs.push(start..end);
-        at = end;
-    }
-    Ok(runs)
 }
 
 impl ringmark_track::Memory for Ram {
