@@ -29,7 +29,7 @@ pub(crate) use self::options::Options;
 use self::transcript::{Tests, Transcript};
 
 /// How long a boot and every case together may take, once.
-const LIMIT: Duration = Duration::from_secs(10 * 60);
+const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// The longest silence of a console: longer than any case, its own limit included.
 const SILENCE: Duration = Duration::from_secs(6 * 60);
 /// How many failures are quoted.
