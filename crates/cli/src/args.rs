@@ -74,9 +74,9 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// Restore a machine from an image and run it in the foreground.
     Restore(RestoreArgs),
-    /// Send a running machine to another host, or to another process of this one, while its guest runs.
+    /// Send a running machine to another host or process while its guest runs.
     Migrate(MigrateArgs),
-    /// Wait for a machine that another process sends, and run it in the foreground.
+    /// Wait for a machine that is sent here, and run it in the foreground.
     Receive(ReceiveArgs),
     /// List the images of a store.
     Images(ImagesArgs),

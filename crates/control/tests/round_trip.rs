@@ -172,6 +172,11 @@ fn codes_keep_their_names() {
             "tracking 500",
             "escape 500",
             "guest 500",
+            "refused 409",
+            "unreachable 502",
+            "goal 409",
+            "cancelled 409",
+            "undecided 504",
             "shutting_down 503",
             "internal 500",
         ]

@@ -477,17 +477,43 @@ mod tests {
     use super::*;
     use crate::layout::AddressMap;
 
-    /// As after swapping, or a restart of whoever mapped it: data that this process has not mapped is data.
-    #[test]
-    fn a_page_that_is_not_mapped_here_is_no_hole() {
+    fn of_64_mib() -> (Ram, SlotId, PageSize) {
         let size =
             PageSize::new(rustix::param::page_size() as u64).unwrap_or_else(|| unreachable!("of Linux"));
         let layout = RamLayout::new(AddressMap::Board, 64 << 20, size).unwrap_or_else(|e| panic!("{e}"));
         let ram = Ram::new(layout).unwrap_or_else(|e| panic!("{e}"));
+        let slot = ram.table.iter().next().map(|slot| slot.id);
+        (ram, slot.unwrap_or_else(|| unreachable!("there is memory")), size)
+    }
+
+    #[test]
+    fn zeros_replace_data_and_fill_no_hole() {
+        let (ram, slot, size) = of_64_mib();
+        let page = usize::try_from(size.bytes()).unwrap_or(usize::MAX);
+        for offset in [0, 2, 5, 70, 300] {
+            ram.write_pages(slot, offset, &vec![7; page]).unwrap_or_else(|e| panic!("{e}"));
+        }
+        ram.zero_pages(slot, 1, 3).unwrap_or_else(|e| panic!("{e}"));
+        let present = |offset| ram.present().unwrap_or_else(|e| panic!("{e}")).contains(slot, offset);
+        assert!(!present(1) && present(2) && !present(3), "a hole was filled, or a page taken away");
+        ram.zero_pages(slot, 6, 200).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!present(70), "a long run of zeros is a hole");
+        let mut bytes = vec![0; 301 * page];
+        ram.peek_pages(slot, 0, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
+        for (offset, page) in bytes.chunks(page).enumerate() {
+            let wanted = if [0, 5, 300].contains(&offset) { 7 } else { 0 };
+            assert!(page.iter().all(|byte| *byte == wanted), "page {offset}");
+        }
+        assert!(ram.zero_pages(slot, (64 << 20 >> size.shift()) - 1, 2).is_err(), "past the end");
+        assert!(ram.zero_pages(slot, 0, u64::MAX).is_err());
+    }
+
+    /// As after swapping, or a restart of whoever mapped it: data that this process has not mapped is data.
+    #[test]
+    fn a_page_that_is_not_mapped_here_is_no_hole() {
+        let (ram, slot, size) = of_64_mib();
         ram.file.write_all_at(b"data", 3 * size.bytes()).unwrap_or_else(|e| panic!("{e}"));
         let present = ram.present().unwrap_or_else(|e| panic!("{e}"));
-        let slot =
-            ram.table.iter().next().map(|slot| slot.id).unwrap_or_else(|| unreachable!("there is memory"));
         assert!(present.contains(slot, 3), "page 3 holds data and was taken for a hole");
         assert_eq!(present.len(), 1);
     }

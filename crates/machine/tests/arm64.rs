@@ -7,6 +7,10 @@
 mod common;
 #[path = "arm64/kernel.rs"]
 mod kernel;
+#[path = "arm64/migration.rs"]
+mod migration;
+#[path = "common/moving.rs"]
+mod moving;
 #[path = "arm64/order.rs"]
 mod order;
 #[path = "arm64/tables.rs"]
