@@ -16,6 +16,7 @@ use ringmark_dirty::{RingError, RingMemory};
 
 use crate::Collected;
 use crate::reaper::Reaper;
+use crate::throttle::{Brake, Brakes};
 use rings::{Rings, Vcpu};
 
 pub use stats::CollectorStats;
@@ -76,7 +77,7 @@ pub enum CollectError {
 
 /// A request to the thread. Each carries the way back; a thread that dies drops it, and the caller learns of it.
 enum Request {
-    Add { vcpu: u32, memory: Arc<dyn RingMemory>, reply: Reply<()> },
+    Add { vcpu: u32, memory: Arc<dyn RingMemory>, reply: Reply<Arc<Brake>> },
     RingFull { vcpu: u32, reply: Reply<Drained> },
     HarvestAll { vcpus: Vcpu, reply: Reply<Collected> },
     Pending { reply: Reply<u64> },
@@ -103,6 +104,7 @@ type Reply<T> = SyncSender<Result<T, CollectError>>;
 pub(crate) struct Collector {
     requests: Desk,
     stats: Arc<Stats>,
+    brakes: Arc<Brakes>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -110,7 +112,8 @@ impl Collector {
     pub(crate) fn start(reaper: Arc<Reaper>) -> Result<Self, CollectError> {
         let (requests, inbox) = channel();
         let stats = Arc::new(Stats::default());
-        let mut rings = Rings::new(reaper, Arc::clone(&stats));
+        let brakes = Arc::new(Brakes::default());
+        let mut rings = Rings::new(reaper, Arc::clone(&stats), Arc::clone(&brakes));
         let thread = thread::Builder::new()
             .name("ringmark-reaper".into())
             .spawn(move || {
@@ -118,20 +121,22 @@ impl Collector {
                 serve(&inbox, &mut rings);
             })
             .map_err(|error| CollectError::Spawn(Arc::new(error)))?;
-        Ok(Self { requests: Desk::Thread(requests), stats, thread: Mutex::new(Some(thread)) })
+        Ok(Self { requests: Desk::Thread(requests), stats, brakes, thread: Mutex::new(Some(thread)) })
     }
 
     /// A collector whose work is done by whoever asks, so that a test decides when.
     #[cfg(test)]
     pub(crate) fn here(reaper: Arc<Reaper>) -> Result<Self, CollectError> {
         let stats = Arc::new(Stats::default());
-        let rings = Rings::new(reaper, Arc::clone(&stats));
-        Ok(Self { requests: Desk::Here(Arc::new(Mutex::new(rings))), stats, thread: Mutex::new(None) })
+        let brakes = Arc::new(Brakes::default());
+        let rings = Rings::new(reaper, Arc::clone(&stats), Arc::clone(&brakes));
+        let requests = Desk::Here(Arc::new(Mutex::new(rings)));
+        Ok(Self { requests, stats, brakes, thread: Mutex::new(None) })
     }
 
     pub(crate) fn add(&self, vcpu: u32, memory: Arc<dyn RingMemory>) -> Result<RingFull, CollectError> {
-        ask(&self.requests, |reply| Request::Add { vcpu, memory, reply })?;
-        Ok(RingFull { vcpu, requests: self.requests.clone() })
+        let brake = ask(&self.requests, |reply| Request::Add { vcpu, memory, reply })?;
+        Ok(RingFull { vcpu, requests: self.requests.clone(), brake })
     }
 
     /// Harvests and resets all rings; returns everything taken since the last call.
@@ -147,6 +152,10 @@ impl Collector {
     /// Entries that wait in the rings, which are left as they are, and pages taken that nobody has fetched.
     pub(crate) fn pending(&self) -> Result<u64, CollectError> {
         ask(&self.requests, |reply| Request::Pending { reply })
+    }
+
+    pub(crate) fn brakes(&self) -> Arc<Brakes> {
+        Arc::clone(&self.brakes)
     }
 
     pub(crate) fn stats(&self) -> Arc<Stats> {
@@ -171,6 +180,7 @@ impl Collector {
 pub struct RingFull {
     vcpu: u32,
     requests: Desk,
+    brake: Arc<Brake>,
 }
 
 impl RingFull {
@@ -188,7 +198,28 @@ impl RingFull {
     /// The guest must not run on untracked: on [`CollectError::Gone`] and [`CollectError::Stuck`] the vCPU's thread
     /// stops; any other error may be tried again.
     pub fn drain(&self) -> Result<Drained, CollectError> {
-        ask(&self.requests, |reply| Request::RingFull { vcpu: self.vcpu, reply })
+        let drained = ask(&self.requests, |reply| Request::RingFull { vcpu: self.vcpu, reply })?;
+        self.brake.rest_shortly();
+        Ok(drained)
+    }
+
+    /// To be called before every entry of the guest by a monitor that lets vCPUs be [throttled](crate::Throttle): waits while
+    /// this one has written more than its share, and costs next to nothing otherwise. Look afterwards whether the
+    /// vCPU is to be stopped.
+    pub fn rest(&self) {
+        self.brake.rest();
+    }
+
+    /// Ends the [`rest`](Self::rest) that is under way, or else the next one; to be called where the vCPU is kicked in order to
+    /// be stopped, other than by a [`Cut`](crate::Cut).
+    pub fn wake(&self) {
+        self.brake.wake();
+    }
+
+    /// How the vCPU is made to leave the guest, so that its thread comes to [`rest`](Self::rest); called by the collector, and
+    /// not to wait for anything. The first one counts.
+    pub fn kick_with(&self, kick: impl Fn() + Send + Sync + 'static) {
+        self.brake.kick_with(Box::new(kick));
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use ringmark_dirty::DirtyPages;
 use ringmark_dirty::mutant::{self, Mutant};
 
-use crate::epoch::{Epoch, Owned};
+use crate::epoch::{Epoch, OpenEpoch, Owned};
 use crate::{BoxError, BySource};
 use guest::Halted;
 
@@ -162,7 +162,8 @@ impl<'t> Cut<'t, Running> {
     /// # Errors
     /// If [`Vcpus::stop`] fails; [`Vcpus::resume`] was called for those that had stopped.
     pub fn stop<V: Vcpus>(self, vcpus: V) -> Result<Cut<'t, Stopped<V>>, CutError> {
-        let Self { owned, .. } = self;
+        let Self { mut owned, .. } = self;
+        owned.stopping(true);
         let mut halted = Halted::new(vcpus, owned.events());
         match halted.stop() {
             Ok(()) => Ok(Cut { owned, state: Stopped(halted) }),
@@ -261,6 +262,22 @@ impl<'t, V: Vcpus> Cut<'t, Sealed<V>> {
         halted.keep();
     }
 
+    /// Lets the guest run as if there had been no cut, and goes on with the epoch: the sealed pages, protected and not yet
+    /// copied, come with its next round. For whoever finds that the last pages are more than the guest is to wait for.
+    ///
+    /// What was written after the seal is in the log, so unlike [`resume`](Self::resume) this does not mind it.
+    ///
+    /// # Errors
+    /// If [`Vcpus::resume`] fails.
+    pub fn call_off(self) -> Result<OpenEpoch<'t>, CutError> {
+        let Self { mut owned, state: Sealed(mut halted) } = self;
+        owned.stopping(false);
+        match halted.resume() {
+            Ok(()) => Ok(OpenEpoch::again(owned)),
+            Err(error) => Err(fail(Step::Resume, error, owned, halted)),
+        }
+    }
+
     /// Lets the guest run, and gives the epoch to whoever makes its data durable.
     ///
     /// # Errors
@@ -271,6 +288,7 @@ impl<'t, V: Vcpus> Cut<'t, Sealed<V>> {
         if let Err(error) = owned.unchanged_since_seal() {
             return Err(fail(Step::Resume, error.into(), owned, halted));
         }
+        owned.stopping(false);
         match halted.resume() {
             Ok(()) => Ok(Epoch::new(owned)),
             Err(error) => Err(fail(Step::Resume, error, owned, halted)),

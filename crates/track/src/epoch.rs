@@ -6,6 +6,7 @@ use ringmark_dirty::DirtyPages;
 use ringmark_dirty::mutant::{self, Mutant};
 
 use crate::cut::{Cut, Running};
+use crate::throttle::LetGo;
 use crate::{SourceError, SourceKind, Tracker};
 
 /// How many of an epoch's pages each source reported first; the fields sum up to the epoch's pages.
@@ -70,6 +71,8 @@ pub(crate) struct Owned<'t> {
     fresh: DirtyPages,
     by_source: BySource,
     committed: bool,
+    /// While the guest is stopped or being stopped: no vCPU waits for a throttle.
+    let_go: Option<LetGo>,
 }
 
 impl<'t> Owned<'t> {
@@ -82,7 +85,7 @@ impl<'t> Owned<'t> {
         let carried = tracker.take_carried();
         let by_source = BySource { carried: pages.union_with(&carried), ..BySource::default() };
         fresh.union_with(&carried);
-        Self { tracker, pages, fresh, by_source, committed: false }
+        Self { tracker, pages, fresh, by_source, committed: false, let_go: None }
     }
 
     fn harvest(&mut self, pass: Pass, of: impl Fn(SourceKind) -> bool) -> Result<(), RoundError> {
@@ -113,6 +116,11 @@ impl<'t> Owned<'t> {
         Ok(())
     }
 
+    /// The guest is to be stopped, or to run on.
+    pub(crate) fn stopping(&mut self, stopping: bool) {
+        self.let_go = stopping.then(|| self.tracker.let_go());
+    }
+
     pub(crate) fn seal(&mut self) -> Result<(), RoundError> {
         let early = mutant::active(Mutant::BitmapBeforeTables);
         self.harvest(Pass::Final, |kind| !(early && kind == SourceKind::Bitmap))
@@ -129,6 +137,13 @@ impl<'t> Owned<'t> {
             source.unchanged_since_seal().map_err(|error| RoundError { kind, error })?;
         }
         Ok(())
+    }
+
+    /// What the next harvest would give at most, with what was not handed out yet.
+    fn pending(&mut self) -> Option<u64> {
+        let not_handed_out = self.fresh.len();
+        let sources = self.tracker.sources().iter_mut();
+        sources.map(|source| source.pending()).sum::<Option<u64>>().map(|pages| pages + not_handed_out)
     }
 
     pub(crate) const fn pages(&self) -> &DirtyPages {
@@ -177,6 +192,11 @@ impl<'t> OpenEpoch<'t> {
         Self { owned: Owned::new(tracker) }
     }
 
+    /// An epoch that goes on.
+    pub(crate) const fn again(owned: Owned<'t>) -> Self {
+        Self { owned }
+    }
+
     /// Harvests all sources while the guest runs: the pages written since the last round, the first round's with what
     /// the base and uncommitted epochs left.
     ///
@@ -188,6 +208,13 @@ impl<'t> OpenEpoch<'t> {
     pub fn round(&mut self) -> Result<DirtyPages, RoundError> {
         self.owned.harvest(Pass::Live, |_| true)?;
         Ok(self.owned.fresh.take())
+    }
+
+    /// How many pages the next round would give if it were taken now, at most, where every source can tell that without being
+    /// harvested: dirty rings and the monitor's own writes can, stand-alone bitmaps cannot. It protects nothing and
+    /// costs the guest nothing.
+    pub fn pending(&mut self) -> Option<u64> {
+        self.owned.pending()
     }
 
     /// Every page that the rounds so far have given.

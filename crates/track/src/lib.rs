@@ -53,6 +53,7 @@ mod negotiate;
 mod reaper;
 mod reports;
 mod source;
+mod throttle;
 mod tracker;
 
 pub use advice::{Advice, Advisor, BITMAP_PAGES, BITMAP_SHARE, DIRTY_SHARE, EpochCost, FIRST_WRITE};
@@ -73,4 +74,5 @@ pub use needs::{KernelWrites, Mapping, Needs};
 pub use negotiate::{NegotiateError, negotiate};
 pub use reports::{LastReport, Reports, Sources};
 pub use source::{Source, SourceError, SourceKind};
+pub use throttle::{Slowed, Throttle};
 pub use tracker::{StatsReader, TrackError, Tracker};

@@ -84,6 +84,12 @@ pub trait Source: Send {
         self.harvest(into)
     }
 
+    /// How many pages a [`harvest`](Self::harvest) would give now, at most, where that can be told without one: nothing is
+    /// given up or protected by it. `None` where only a harvest can tell.
+    fn pending(&mut self) -> Option<u64> {
+        None
+    }
+
     /// Asked when the guest is about to run again: whether pages were written *since* the seal, which would make what
     /// was captured inconsistent.
     ///

@@ -11,7 +11,8 @@ use crate::epoch::OpenEpoch;
 use crate::reaper::Reaper;
 use crate::reports::Reports;
 use crate::source::{BackupBitmap, RingSource, StandaloneBitmap};
-use crate::{Collected, EventLog, Method, Source, SourceError};
+use crate::throttle::{Brakes, LetGo};
+use crate::{Collected, EventLog, Method, Source, SourceError, Throttle};
 
 /// Tracks every write to the memory of one VM.
 ///
@@ -257,6 +258,23 @@ impl Tracker {
 
     pub(crate) const fn reports(&self) -> Option<&Reports> {
         self.reports.as_ref()
+    }
+
+    /// What holds vCPUs to a rate of writing, while an epoch is open too. It is engaged by nobody yet.
+    #[must_use]
+    pub fn throttle(&self) -> Throttle {
+        let throttle = Throttle::new(self.brakes());
+        throttle.measure();
+        throttle
+    }
+
+    fn brakes(&self) -> Arc<Brakes> {
+        self.collector.as_ref().map_or_else(Arc::default, |collector| collector.brakes())
+    }
+
+    /// Wakes vCPUs that a throttle holds up: they are to be stopped.
+    pub(crate) fn let_go(&self) -> LetGo {
+        self.brakes().let_go()
     }
 
     /// A handle to the collector's counters, which may be read while an epoch is open.

@@ -104,6 +104,52 @@ fn rounds_give_each_page_once_and_the_cut_the_rest() {
 }
 
 #[test]
+fn a_cut_that_is_called_off_goes_on_with_its_epoch() {
+    let mut rig = rig();
+    let (log, vcpus) = (rig.log.clone(), rig.vcpus.clone());
+    let mark = |page: u64| log.slot(slot(0)).unwrap().mark(page * PAGE, 1);
+    mark(1);
+    let mut epoch = rig.tracker.open().unwrap();
+    epoch.round().unwrap();
+    mark(2);
+    let cut = epoch.cut().stop(vcpus.clone()).unwrap().save_devices(|_| Ok(())).unwrap().0.seal().unwrap();
+    assert_eq!(cut.pages().len(), 1);
+    // A write after the seal is no reason not to go on.
+    mark(3);
+    let mut epoch = cut.call_off().unwrap();
+    assert!(vcpus.runs());
+    mark(4);
+    let pages: Vec<_> = epoch.round().unwrap().iter().map(|(_, page)| page).collect();
+    assert_eq!(pages, [2, 3, 4], "what was sealed and not copied comes with the next round");
+    assert_eq!(epoch.pages().len(), 4);
+    drop(epoch);
+    assert_eq!(rig.commit(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn what_waits_is_counted_without_being_taken() {
+    let vm = Script::new(&[]);
+    let slots = table(&[100, 70]);
+    let log = MonitorLog::new(&slots, page_size());
+    let mut tracker = Tracker::new(Arc::clone(&vm) as _, slots, Method::Ring { entries: 256 }).unwrap();
+    let (ring, memory) = vm.ring(256);
+    tracker.add_ring(0, memory).unwrap();
+    tracker.add_source(Box::new(log.source())).unwrap();
+    tracker.arm().unwrap();
+    let mut epoch = tracker.open().unwrap();
+    assert_eq!(epoch.pending(), Some(170), "the base was not handed out yet");
+    epoch.round().unwrap();
+    assert_eq!(epoch.pending(), Some(0));
+    ring.push(slot(0), 5);
+    log.slot(slot(1)).unwrap().mark(0, 2 * PAGE);
+    assert_eq!((epoch.pending(), epoch.pending()), (Some(3), Some(3)));
+    assert_eq!(epoch.round().unwrap().len(), 3);
+
+    let mut bitmaps = rig();
+    assert_eq!(bitmaps.tracker.open().unwrap().pending(), None, "only a harvest can tell");
+}
+
+#[test]
 fn dropping_any_state_rolls_back_and_resumes() {
     let mut rig = rig();
     let counts = rig.vcpus.counts();

@@ -9,6 +9,7 @@ use ringmark_dirty::{Entry, FLAG_DIRTY, FLAG_RESET, Harvested, Harvester, RingMe
 use super::CollectError;
 use super::pace::{Pace, RESERVE, RESERVE_WITH_PML};
 use crate::reaper::{Locked, Reaper};
+use crate::throttle::Brake;
 use crate::{Collected, Event};
 
 /// What is known of the reader's cursor and the kernel's.
@@ -37,11 +38,18 @@ pub(super) struct Ring {
     pub(super) looked: Instant,
     /// Ring-full exits in a row for which nothing was there.
     pub(super) empty_exits: u32,
+    /// Entries taken so far.
+    pub(super) taken: u64,
+    pub(super) brake: Arc<Brake>,
     harvester: Harvester<Arc<dyn RingMemory>>,
 }
 
 impl Ring {
-    pub(super) fn new(vcpu: u32, memory: Arc<dyn RingMemory>) -> Result<Self, CollectError> {
+    pub(super) fn new(
+        vcpu: u32,
+        memory: Arc<dyn RingMemory>,
+        brake: Arc<Brake>,
+    ) -> Result<Self, CollectError> {
         let harvester = Harvester::new(memory).map_err(|error| CollectError::Ring { vcpu, error })?;
         let size = harvester.size();
         Ok(Self {
@@ -51,6 +59,8 @@ impl Ring {
             pace: Pace::new(size),
             looked: Instant::now(),
             empty_exits: 0,
+            taken: 0,
+            brake,
             harvester,
         })
     }
@@ -117,6 +127,7 @@ impl Ring {
         if let Some((count, slot, offset)) = invalid {
             reaper.events().push(Event::InvalidEntries { vcpu: self.vcpu, count, slot, offset });
         }
+        self.taken += u64::from(taken.entries);
         if taken.entries > 0 {
             self.empty_exits = 0;
         }

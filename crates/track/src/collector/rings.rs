@@ -9,6 +9,7 @@ use ringmark_dirty::{RingMemory, SlotId};
 use super::ring::{Cursors, Ring};
 use super::{CollectError, Drained, Stats};
 use crate::reaper::{Locked, Reaper};
+use crate::throttle::{Brake, Brakes};
 use crate::{Collected, Event};
 
 /// Ring-full exits in a row that found nothing before the ring counts as lost. One is usual: the periodic harvest was
@@ -18,10 +19,14 @@ const EMPTY_EXITS: u32 = 1000;
 /// The largest ring in which gaps are looked for without a sign of them.
 const SMALL: u32 = 4096;
 
+/// How often the rings of vCPUs that are held to a rate are looked at.
+const WATCH: Duration = Duration::from_millis(4);
+
 /// Every ring of a VM, owned by the collector's thread.
 pub(super) struct Rings {
     reaper: Arc<Reaper>,
     stats: Arc<Stats>,
+    brakes: Arc<Brakes>,
     rings: Vec<Ring>,
     /// Pages taken and reset that no harvest has fetched yet.
     collected: Collected,
@@ -50,17 +55,19 @@ impl Vcpu {
 }
 
 impl Rings {
-    pub(super) fn new(reaper: Arc<Reaper>, stats: Arc<Stats>) -> Self {
+    pub(super) fn new(reaper: Arc<Reaper>, stats: Arc<Stats>, brakes: Arc<Brakes>) -> Self {
         let collected = Collected::new(reaper.slots());
-        Self { reaper, stats, rings: Vec::new(), collected, owed: 0, owed_slots: Vec::new() }
+        Self { reaper, stats, brakes, rings: Vec::new(), collected, owed: 0, owed_slots: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, vcpu: u32, memory: Arc<dyn RingMemory>) -> Result<(), CollectError> {
+    pub(super) fn add(&mut self, vcpu: u32, memory: Arc<dyn RingMemory>) -> Result<Arc<Brake>, CollectError> {
         if self.rings.iter().any(|ring| ring.vcpu == vcpu) {
             return Err(CollectError::DuplicateRing { vcpu });
         }
-        self.rings.push(Ring::new(vcpu, memory)?);
-        Ok(())
+        let brake = Arc::new(Brake::new(vcpu));
+        self.rings.push(Ring::new(vcpu, memory, Arc::clone(&brake))?);
+        self.brakes.add(Arc::clone(&brake));
+        Ok(brake)
     }
 
     /// The vCPU waits for the answer, so its ring stands still.
@@ -69,6 +76,7 @@ impl Rings {
             self.rings.iter().position(|ring| ring.vcpu == vcpu).ok_or(CollectError::UnknownRing { vcpu })?;
         Stats::add(&self.stats.ring_full, 1);
         let entries = self.drain(&[at], Vcpu::StandsStill)?;
+        self.watch();
         if mutant::active(Mutant::FullRingDiscarded) {
             drop(self.collected.take());
         }
@@ -96,6 +104,7 @@ impl Rings {
     pub(super) fn harvest_all(&mut self, vcpus: Vcpu) -> Result<Collected, CollectError> {
         let all: Vec<usize> = (0..self.rings.len()).collect();
         self.drain(&all, vcpus)?;
+        self.watch();
         Ok(self.collected.take())
     }
 
@@ -109,7 +118,18 @@ impl Rings {
         if !self.reaper.lock().is_logging() {
             return None;
         }
-        self.rings.iter().map(|ring| ring.pace.next_look().saturating_sub(ring.looked.elapsed())).min()
+        let look = |ring: &Ring| ring.pace.next_look().saturating_sub(ring.looked.elapsed());
+        let next = self.rings.iter().map(look).min();
+        if self.brakes.are_engaged() { next.map(|next| next.min(WATCH)) } else { next }
+    }
+
+    /// Charges vCPUs that are held to a rate with what they wrote. No lock is held: a kick is the monitor's.
+    fn watch(&self) {
+        let engaged = self.brakes.are_engaged();
+        for ring in &self.rings {
+            let waiting = if engaged { u64::from(ring.pending()) } else { 0 };
+            ring.brake.watch(ring.taken + waiting);
+        }
     }
 
     /// Drains the rings that would fill before they are looked at again.
@@ -127,6 +147,7 @@ impl Rings {
             // A reset that failed is tried again, and reported, with the next harvest that somebody waits for.
             let _ = self.drain(&due, Vcpu::Runs);
         }
+        self.watch();
     }
 
     /// Harvests the rings `which` and resets what was harvested, under the reaper lock.

@@ -137,6 +137,13 @@ pub struct MonitorSource {
 }
 
 impl MonitorSource {
+    fn marked(&self) -> u64 {
+        let logs = self.log.slots.iter();
+        logs.flat_map(|log| (0..log.inner.bitmap.words()).map(|word| log.inner.bitmap.load_word(word)))
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
+    }
+
     fn collect(&self, mut page: impl FnMut(SlotId, u64)) {
         for SlotLog { inner } in &*self.log.slots {
             for word in 0..inner.bitmap.words() {
@@ -184,16 +191,12 @@ impl Source for MonitorSource {
         self.harvest(into)
     }
 
+    fn pending(&mut self) -> Option<u64> {
+        Some(self.marked())
+    }
+
     fn unchanged_since_seal(&mut self) -> Result<(), SourceError> {
-        let marked: u32 = self
-            .log
-            .slots
-            .iter()
-            .flat_map(|log| {
-                (0..log.inner.bitmap.words()).map(|word| log.inner.bitmap.load_word(word).count_ones())
-            })
-            .sum();
-        match u64::from(marked) {
+        match self.marked() {
             0 => Ok(()),
             pages => Err(SourceError::WrittenAfterSeal { pages, who: self.kind() }),
         }

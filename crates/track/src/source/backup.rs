@@ -39,6 +39,10 @@ impl Source for BackupBitmap {
         Ok(())
     }
 
+    fn pending(&mut self) -> Option<u64> {
+        Some(0)
+    }
+
     fn seal(&mut self, into: &mut Collected) -> Result<(), SourceError> {
         if !mutant::active(Mutant::BackupBitmapSkipped) {
             self.reaper.lock().get_dirty_logs(into, false);

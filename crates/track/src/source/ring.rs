@@ -42,6 +42,10 @@ impl Source for RingSource {
         Ok(())
     }
 
+    fn pending(&mut self) -> Option<u64> {
+        self.collector.pending().ok()
+    }
+
     /// A vCPU ioctl after the final harvest pushes entries (setting the wall-clock MSR pushes three), and what it
     /// wrote is not in the sealed pages.
     fn unchanged_since_seal(&mut self) -> Result<(), SourceError> {
