@@ -61,6 +61,14 @@ enum Pass {
     Final,
 }
 
+/// Pages of an epoch whose contents a consumer has, as they were when they were handed out last. None of them was harvested
+/// since.
+#[derive(Clone, Debug)]
+pub(crate) struct Acknowledged {
+    pub(crate) consumer: u128,
+    pages: DirtyPages,
+}
+
 /// The pages of one epoch and the tracker they return to: held by [`OpenEpoch`], [`Cut`] and [`Epoch`] in turn, so that
 /// dropping any of them rolls back.
 pub(crate) struct Owned<'t> {
@@ -71,6 +79,7 @@ pub(crate) struct Owned<'t> {
     fresh: DirtyPages,
     by_source: BySource,
     committed: bool,
+    acknowledged: Option<Acknowledged>,
     /// While the guest is stopped or being stopped: no vCPU waits for a throttle.
     let_go: Option<LetGo>,
 }
@@ -85,7 +94,8 @@ impl<'t> Owned<'t> {
         let carried = tracker.take_carried();
         let by_source = BySource { carried: pages.union_with(&carried), ..BySource::default() };
         fresh.union_with(&carried);
-        Self { tracker, pages, fresh, by_source, committed: false, let_go: None }
+        let acknowledged = tracker.take_acknowledged();
+        Self { tracker, pages, fresh, by_source, committed: false, acknowledged, let_go: None }
     }
 
     fn harvest(&mut self, pass: Pass, of: impl Fn(SourceKind) -> bool) -> Result<(), RoundError> {
@@ -111,6 +121,10 @@ impl<'t> Owned<'t> {
             }
             self.fresh.union_with(collected.reported());
             self.fresh.union_with(collected.suspected());
+            if let Some(acknowledged) = &mut self.acknowledged {
+                acknowledged.pages.subtract(collected.reported());
+                acknowledged.pages.subtract(collected.suspected());
+            }
             result.map_err(|error| RoundError { kind, error })?;
         }
         Ok(())
@@ -167,7 +181,8 @@ impl Drop for Owned<'_> {
     fn drop(&mut self) {
         if !self.committed && !mutant::active(Mutant::RollbackForgotten) {
             let fresh_only = mutant::active(Mutant::RollbackWithoutRounds);
-            self.tracker.roll_back(if fresh_only { &self.fresh } else { &self.pages });
+            let acknowledged = self.acknowledged.take();
+            self.tracker.roll_back(if fresh_only { &self.fresh } else { &self.pages }, acknowledged);
         }
     }
 }
@@ -215,6 +230,35 @@ impl<'t> OpenEpoch<'t> {
     /// costs the guest nothing.
     pub fn pending(&mut self) -> Option<u64> {
         self.owned.pending()
+    }
+
+    /// Takes note that `consumer`, any number that tells it from others, has the contents of `pages` as rounds have handed them
+    /// out last; those that were handed out again since are not to be among them. Should the epoch roll back, this
+    /// consumer can [go on](Self::go_on) from there in the next one; for everybody else they are pages like others.
+    pub fn acknowledge(&mut self, consumer: u128, pages: &DirtyPages) {
+        let Owned { acknowledged, fresh, .. } = &mut self.owned;
+        if acknowledged.as_ref().is_none_or(|held| held.consumer != consumer) {
+            *acknowledged = Some(Acknowledged { consumer, pages: pages.clone() });
+        }
+        if let Some(held) = acknowledged {
+            held.pages.union_with(pages);
+            // Harvested since, and not handed out yet.
+            held.pages.subtract(fresh);
+        }
+    }
+
+    /// Leaves out of the first round what `consumer` has acknowledged in the epoch that rolled back; whether it has, and still
+    /// holds it. To be called before the first round, and by a consumer that does hold it. The pages are the epoch's
+    /// all the same.
+    pub fn go_on(&mut self, consumer: u128) -> bool {
+        let Owned { acknowledged, fresh, .. } = &mut self.owned;
+        match acknowledged {
+            Some(held) if held.consumer == consumer => {
+                fresh.subtract(&held.pages);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Every page that the rounds so far have given.

@@ -32,7 +32,8 @@
 //! One lock covers harvest, reset and every change of a slot's log; its holder waits for nothing. One thread owns all
 //! rings, with every signal blocked, and takes only that lock. A vCPU with a full ring waits for that thread, and
 //! whoever stops the vCPUs waits for the vCPUs and holds no lock meanwhile; so neither can wait for ever. If that
-//! thread has ended, who asks it gets an error.
+//! thread has ended, who asks it gets an error. A vCPU that a [`Throttle`] holds up waits for time to pass, and is woken
+//! when it is to be stopped.
 
 mod advice;
 mod audit;

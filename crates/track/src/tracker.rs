@@ -7,7 +7,7 @@ use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{DirtyPages, RingMemory, SlotId, SlotTable};
 
 use crate::collector::{CollectError, Collector, CollectorStats, RingFull, Stats};
-use crate::epoch::OpenEpoch;
+use crate::epoch::{Acknowledged, OpenEpoch};
 use crate::reaper::Reaper;
 use crate::reports::Reports;
 use crate::source::{BackupBitmap, RingSource, StandaloneBitmap};
@@ -38,6 +38,7 @@ pub struct Tracker {
     collector: Option<Arc<Collector>>,
     sources: Vec<Box<dyn Source>>,
     carried: DirtyPages,
+    acknowledged: Option<Acknowledged>,
     armed: bool,
     reports: Option<Reports>,
 }
@@ -112,7 +113,16 @@ impl Tracker {
             Method::RingWithBitmap { .. } => sources.push(Box::new(BackupBitmap::new(Arc::clone(&reaper)))),
             Method::Bitmap => sources.push(Box::new(StandaloneBitmap::new(Arc::clone(&reaper)))),
         }
-        Ok(Self { reaper, method, collector, sources, carried, armed: false, reports: None })
+        Ok(Self {
+            reaper,
+            method,
+            collector,
+            sources,
+            carried,
+            acknowledged: None,
+            armed: false,
+            reports: None,
+        })
     }
 
     /// Adds the dirty ring of vCPU `vcpu`, which was just created: its entries are read from the first on.
@@ -149,6 +159,7 @@ impl Tracker {
     pub fn arm(&mut self) -> Result<(), TrackError> {
         // Before anything is forgotten below: whatever fails, no epoch is opened on half a log.
         self.armed = false;
+        self.acknowledged = None;
         if !mutant::active(Mutant::FirstEpochNoBase) {
             self.carried.insert_all();
         }
@@ -208,6 +219,7 @@ impl Tracker {
     /// The first thing that could not be switched off; the rest is switched off all the same.
     pub fn disarm(&mut self) -> Result<(), TrackError> {
         self.armed = false;
+        self.acknowledged = None;
         self.carried = DirtyPages::new(self.reaper.slots());
         let mut result = self.reaper.lock().stop_logging().map_err(|(slot, errno)| TrackError::Log {
             slot,
@@ -220,6 +232,14 @@ impl Tracker {
             result = result.and(disarmed);
         }
         result
+    }
+
+    /// Whether the pages that rolled back are those of which `consumer` has [acknowledged](OpenEpoch::acknowledge) some, so that
+    /// it can [go on](OpenEpoch::go_on) with what it holds. Not any more once another epoch was committed, or a new base
+    /// begun.
+    #[must_use]
+    pub fn can_go_on(&self, consumer: u128) -> bool {
+        self.acknowledged.as_ref().is_some_and(|acknowledged| acknowledged.consumer == consumer)
     }
 
     /// Whether writes are tracked.
@@ -296,8 +316,14 @@ impl Tracker {
         self.carried.take()
     }
 
-    pub(crate) fn roll_back(&mut self, pages: &DirtyPages) {
+    /// What a consumer still holds of the carried pages.
+    pub(crate) fn take_acknowledged(&mut self) -> Option<Acknowledged> {
+        self.acknowledged.take()
+    }
+
+    pub(crate) fn roll_back(&mut self, pages: &DirtyPages, acknowledged: Option<Acknowledged>) {
         self.carried.union_with(pages);
+        self.acknowledged = acknowledged;
     }
 }
 

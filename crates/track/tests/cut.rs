@@ -127,6 +127,43 @@ fn a_cut_that_is_called_off_goes_on_with_its_epoch() {
 }
 
 #[test]
+fn a_consumer_goes_on_with_what_it_has_acknowledged() {
+    let mut rig = rig();
+    let (log, vcpus) = (rig.log.clone(), rig.vcpus.clone());
+    let mark = |page: u64| log.slot(slot(0)).unwrap().mark(page * PAGE, 1);
+    let numbers = |pages: &ringmark_dirty::DirtyPages| pages.iter().map(|(_, page)| page).collect::<Vec<_>>();
+    (0..6).for_each(mark);
+    let mut epoch = rig.tracker.open().unwrap();
+    let round = epoch.round().unwrap();
+    epoch.acknowledge(7, &round);
+    mark(1);
+    let again = epoch.round().unwrap();
+    assert_eq!(numbers(&again), [1], "handed out, and not acknowledged");
+    mark(2);
+    // Harvested by a cut that fails.
+    let cut = epoch.cut().stop(vcpus).unwrap().save_devices(|_| Ok(())).unwrap().0.seal().unwrap();
+    drop(cut);
+    mark(3);
+    assert!(rig.tracker.can_go_on(7) && !rig.tracker.can_go_on(8));
+    let mut epoch = rig.tracker.open().unwrap();
+    assert!(!epoch.go_on(8) && epoch.go_on(7));
+    assert_eq!(numbers(&epoch.round().unwrap()), [1, 2, 3]);
+    drop(epoch);
+
+    // Whoever does not go on gets everything, and what was harvested by then is not acknowledged any more.
+    let mut epoch = rig.tracker.open().unwrap();
+    assert_eq!(numbers(&epoch.round().unwrap()), [0, 1, 2, 3, 4, 5]);
+    drop(epoch);
+    let mut epoch = rig.tracker.open().unwrap();
+    assert!(epoch.go_on(7));
+    assert_eq!(numbers(&epoch.round().unwrap()), [1, 2, 3]);
+    drop(epoch);
+
+    assert_eq!(rig.commit(), [0, 1, 2, 3, 4, 5]);
+    assert!(!rig.tracker.can_go_on(7), "somebody else has taken the pages that were written since");
+}
+
+#[test]
 fn what_waits_is_counted_without_being_taken() {
     let vm = Script::new(&[]);
     let slots = table(&[100, 70]);
