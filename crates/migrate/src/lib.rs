@@ -23,6 +23,15 @@
 //! 4. The destination compares, puts the state in place, and says that it is prepared; the source commits; the
 //!    destination runs the guest. [`handover`] has the rule and why at most one side runs, whatever breaks.
 //!
+//! How long the guest stands still is a choice. During the first round the guest is measured, and after it the
+//! [prediction](predict) says whether the downtime and the total that were asked for can be had and what it would take; it
+//! is in the [report] beside the outcome. Where the rounds do not get small enough the vCPUs that write most are slowed down, or
+//! the migration is given up, as was [preferred](send::Prefer). And a guest that has left more than expected when it was
+//! stopped runs on at once, for another try.
+//!
+//! After a cut link [`send::resume`] goes on from what the destination holds, and a destination that has an
+//! [old image](receive::Arrival::seeded) of the machine gets what differs.
+//!
 //! Until it is committed, a migration that fails for whatever reason leaves the guest running at the source with every page
 //! of the epoch back in its tracker.
 //!

@@ -7,18 +7,35 @@ mod connect;
 mod listen;
 mod tls;
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use connect::{ConnectError, Connector};
 pub use listen::{ListenError, Listener};
 pub use tls::{Tls, TlsError, TlsFiles};
 
-/// A connection to the other side.
+/// Bytes that are read at once, so that a message or a small frame is one system call.
+const BUFFER: usize = 64 << 10;
+
+/// A connection to the other side; what it reads is buffered.
 #[derive(Debug)]
-pub struct Link(Inner);
+pub struct Link {
+    inner: Inner,
+    patience: Option<Duration>,
+    read: Buffered,
+}
+
+/// Bytes that have been received and not yet been asked for.
+#[derive(Debug, Default)]
+struct Buffered {
+    bytes: Vec<u8>,
+    at: usize,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -29,13 +46,30 @@ enum Inner {
 }
 
 impl Link {
+    fn new(inner: Inner) -> Self {
+        Self { inner, patience: None, read: Buffered::default() }
+    }
+
     /// How long a read or a write waits for the peer.
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+    pub fn set_patience(&mut self, patience: Duration) -> io::Result<()> {
+        self.patience = Some(patience);
+        self.wait_at_most(patience)
+    }
+
+    /// Waits for the peer as long as was [set](Self::set_patience) before [`be_patient`](Self::be_patient).
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(crate) fn be_impatient(&self) -> io::Result<()> {
+        self.patience.map_or(Ok(()), |patience| self.wait_at_most(patience))
+    }
+
+    fn wait_at_most(&self, patience: Duration) -> io::Result<()> {
         let patience = Some(patience.max(Duration::from_millis(1)));
-        match &self.0 {
+        match &self.inner {
             Inner::Unix(socket) => {
                 socket.set_read_timeout(patience).and_then(|()| socket.set_write_timeout(patience))
             }
@@ -50,7 +84,7 @@ impl Link {
     /// # Errors
     /// If the system refuses.
     pub fn be_patient(&self) -> io::Result<()> {
-        match &self.0 {
+        match &self.inner {
             Inner::Unix(socket) => socket.set_read_timeout(None),
             Inner::Tcp(socket) => socket.set_read_timeout(None),
             Inner::Client(tls) => tls.sock.set_read_timeout(None),
@@ -63,12 +97,25 @@ impl Link {
     /// # Errors
     /// If the system has no descriptor left.
     pub fn breaker(&self) -> io::Result<Breaker> {
-        Ok(Breaker(match &self.0 {
+        Ok(Breaker(match &self.inner {
             Inner::Unix(socket) => Socket::Unix(socket.try_clone()?),
             Inner::Tcp(socket) => Socket::Tcp(socket.try_clone()?),
             Inner::Client(tls) => Socket::Tcp(tls.sock.try_clone()?),
             Inner::Server(tls) => Socket::Tcp(tls.sock.try_clone()?),
         }))
+    }
+
+    /// Whether the peer has closed the connection, which who waits for something else does not notice.
+    pub(crate) fn is_closed(&self) -> bool {
+        let fd = match &self.inner {
+            Inner::Unix(socket) => socket.as_fd(),
+            Inner::Tcp(socket) => socket.as_fd(),
+            Inner::Client(tls) => tls.sock.as_fd(),
+            Inner::Server(tls) => tls.sock.as_fd(),
+        };
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
+        let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..)) && fds[0].revents().intersects(ended)
     }
 
     /// A view of the connection on which everything together takes no longer than `limit`.
@@ -102,21 +149,40 @@ impl Breaker {
     }
 }
 
+impl Inner {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(socket) => socket.read(bytes),
+            Self::Tcp(socket) => socket.read(bytes),
+            Self::Client(tls) => tls.read(bytes),
+            Self::Server(tls) => tls.read(bytes),
+        }
+    }
+}
+
 impl Read for Link {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let read = match &mut self.0 {
-            Inner::Unix(socket) => socket.read(bytes),
-            Inner::Tcp(socket) => socket.read(bytes),
-            Inner::Client(tls) => tls.read(bytes),
-            Inner::Server(tls) => tls.read(bytes),
-        };
-        read.map_err(in_words)
+        let waiting = self.read.bytes.len() - self.read.at;
+        if waiting == 0 {
+            if bytes.len() >= BUFFER {
+                return self.inner.read(bytes).map_err(in_words);
+            }
+            self.read.at = 0;
+            self.read.bytes.resize(BUFFER, 0);
+            let read = self.inner.read(&mut self.read.bytes);
+            self.read.bytes.truncate(read.as_ref().copied().unwrap_or_default());
+            read.map_err(in_words)?;
+        }
+        let mut from = &self.read.bytes[self.read.at..];
+        let read = from.read(bytes)?;
+        self.read.at += read;
+        Ok(read)
     }
 }
 
 impl Write for Link {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = match &mut self.0 {
+        let written = match &mut self.inner {
             Inner::Unix(socket) => socket.write(bytes),
             Inner::Tcp(socket) => socket.write(bytes),
             Inner::Client(tls) => tls.write(bytes),
@@ -125,8 +191,18 @@ impl Write for Link {
         written.map_err(in_words)
     }
 
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = match &mut self.inner {
+            Inner::Unix(socket) => socket.write_vectored(parts),
+            Inner::Tcp(socket) => socket.write_vectored(parts),
+            Inner::Client(tls) => tls.write_vectored(parts),
+            Inner::Server(tls) => tls.write_vectored(parts),
+        };
+        written.map_err(in_words)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
-        let flushed = match &mut self.0 {
+        let flushed = match &mut self.inner {
             Inner::Unix(socket) => socket.flush(),
             Inner::Tcp(socket) => socket.flush(),
             Inner::Client(tls) => tls.flush(),
@@ -162,7 +238,7 @@ impl Deadline<'_> {
         if left.is_zero() {
             return Err(in_words(io::ErrorKind::WouldBlock.into()));
         }
-        self.link.set_patience(left)
+        self.link.wait_at_most(left)
     }
 }
 

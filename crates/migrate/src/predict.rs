@@ -24,6 +24,7 @@ mod draw;
 mod estimate;
 mod fit;
 mod forecast;
+mod measure;
 mod play;
 mod remedy;
 #[cfg(test)]
@@ -38,6 +39,8 @@ pub use bounds::Bounds;
 pub use estimate::Estimate;
 pub use fit::{Uniform, floor_share};
 pub use forecast::Forecast;
+pub(crate) use measure::lengths;
+pub use measure::{MeasureError, measure};
 pub use play::Step;
 pub use remedy::Remedies;
 pub use window::{Sampler, Window};
@@ -49,6 +52,8 @@ pub struct Conditions {
     pub memory_pages: u64,
     /// Bytes on the wire of the first round, which sends all of memory.
     pub first_bytes: Estimate,
+    /// How long the first round took, where it is over.
+    pub first_round: Option<Duration>,
     /// Bytes on the wire of a page that is sent again.
     pub page_bytes: Estimate,
     /// Bytes a second.
@@ -61,8 +66,31 @@ pub struct Conditions {
     pub downtime: Estimate,
     /// What is asked for.
     pub goal: Goal,
+    /// Whether the guest is slowed down where its rounds do not get small enough.
+    pub throttle: bool,
     /// Decides all draws.
     pub seed: u64,
+}
+
+impl Conditions {
+    /// What is assumed of hosts that are side by side, where nothing is known of them or of the guest: to be taken for what
+    /// [`predict`] wants and the caller cannot say.
+    #[must_use]
+    pub fn assumed() -> Self {
+        Self {
+            memory_pages: 0,
+            first_bytes: Estimate::exact(0.0),
+            first_round: None,
+            page_bytes: Estimate::around(4_096.0, 0.3),
+            bandwidth: Estimate::around(1e9, 0.5),
+            setup: Estimate::around(0.005, 0.7),
+            round: Estimate::around(0.000_3, 0.7),
+            downtime: Estimate::around(0.000_7, 1.1),
+            goal: Goal { downtime: Duration::from_millis(300), total: None },
+            throttle: false,
+            seed: 1,
+        }
+    }
 }
 
 /// What is asked of a migration.

@@ -2,6 +2,8 @@
 
 mod error;
 mod hold;
+mod kept;
+mod seed;
 mod stream;
 
 use std::sync::Arc;
@@ -9,13 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringmark_dirty::{PageSize, SlotTable};
+use ringmark_dirty::{DirtyPages, PageSize, SlotTable};
 use ringmark_track::{Audit, BoxError};
 
 use crate::codec::{Ledger, PageStore, Tally};
 use crate::handover::{Destination, DestinationDuty};
 use crate::link::{Breaker, Link, Listener};
-use crate::wire::{Encoding, Message, Offer, Prepared, Refusal, Role, Session, Standing};
+use crate::wire::frame::FrameError;
+use crate::wire::{Encoding, Message, Offer, Prepared, Refusal, Role, Seed, Session, Standing};
+use kept::Kept;
 use stream::Incoming;
 
 pub use error::{Arrived, ReceiveError};
@@ -49,6 +53,12 @@ pub trait Arrival {
     /// Its memory.
     fn memory(&self) -> &dyn PageStore;
 
+    /// Pages of its memory that are filled from an old image of the same machine: their hashes are offered to the source, which
+    /// sends what differs. What they are worth is not taken on trust; the digest covers them.
+    fn seeded(&self) -> Option<DirtyPages> {
+        None
+    }
+
     /// Puts the state beside memory in place; nothing runs.
     ///
     /// # Errors
@@ -69,12 +79,14 @@ pub struct ReceiveOptions {
     pub encodings: Vec<Encoding>,
     /// Connections for pages at most.
     pub streams: u16,
+    /// How long what has arrived is kept when the link is lost, for a source that goes on; nothing is kept for zero.
+    pub keep: Duration,
 }
 
 impl Default for ReceiveOptions {
     fn default() -> Self {
         let encodings = crate::send::SendOptions::default().encodings;
-        Self { encodings, streams: crate::MOST_STREAMS }
+        Self { encodings, streams: crate::MOST_STREAMS, keep: Duration::from_secs(60) }
     }
 }
 
@@ -93,9 +105,11 @@ pub enum ReceiveProgress<'a> {
 
 /// Waits for a machine at `listener`, and returns when it runs here.
 ///
-/// A source whose migration fails before everything is here costs nothing: what has arrived is thrown away, `watch` is told,
-/// and the next source is waited for. If the link is lost when everything is here, only the source knows whether the guest
-/// is to run: it is waited for, as is `decide`, by which a person says it. `stop` ends the wait, where nothing is undecided.
+/// A source whose migration fails before everything is here costs nothing: `watch` is told, and the next source is waited
+/// for. What has arrived is thrown away, unless the link was lost: then it is [kept](ReceiveOptions::keep) for a while, for
+/// the same source to go on, and until another one is accepted. If the link is lost when everything is here, only the
+/// source knows whether the guest is to run: it is waited for, as is `decide`, by which a person says it. `stop` ends the
+/// wait, where nothing is undecided. `watch` is also told while the guest stands still, and is not to take its time.
 ///
 /// # Errors
 /// [`ReceiveError`].
@@ -109,16 +123,20 @@ pub fn receive<A: Arriving>(
 ) -> Result<Arrived<<A::Arrival as Arrival>::Machine>, ReceiveError> {
     // A source that has committed may ask for it: only this word lets it run its guest again.
     let mut discarded = None;
+    let mut kept: Option<Kept<A::Arrival>> = None;
     loop {
         if stop.load(Ordering::Relaxed) {
             return Err(ReceiveError::Stopped);
+        }
+        if let Some(late) = kept.take_if(|kept| kept.is_over()) {
+            watch(ReceiveProgress::TurnedAway(&late.farewell()));
         }
         let Some((mut control, role, _)) = listener.accept(LOOK)? else { continue };
         if role != Role::Control {
             hold::answer_about(&mut control, role, discarded);
             continue;
         }
-        let attempt = Attempt::open(&listener, control, arriving, options, stop, watch);
+        let attempt = Attempt::open(&listener, control, arriving, options, stop, &mut kept, watch);
         let attempt = match attempt {
             Ok(attempt) => attempt,
             Err(error) => {
@@ -127,7 +145,7 @@ pub fn receive<A: Arriving>(
             }
         };
         let session = attempt.session;
-        match attempt.run(&listener, decide, watch)? {
+        match attempt.run(&listener, options.keep, decide, watch)? {
             Outcome::Runs(machine) => {
                 let answering = Answering::start(listener, session)?;
                 return Ok(Arrived { machine, session, answering });
@@ -136,13 +154,24 @@ pub fn receive<A: Arriving>(
                 discarded = Some(session);
                 watch(ReceiveProgress::TurnedAway(&why));
             }
+            Outcome::Lost(held, why) => {
+                // As this session it never runs here: a source that goes on begins another one.
+                discarded = Some(session);
+                watch(ReceiveProgress::TurnedAway(&format!(
+                    "{why}; what has arrived is kept for {:?}",
+                    options.keep
+                )));
+                kept = Some(held);
+            }
         }
     }
 }
 
-enum Outcome<M> {
-    Runs(M),
+enum Outcome<A: Arrival> {
+    Runs(A::Machine),
     Discarded(String),
+    /// The link was lost before everything was here.
+    Lost(Kept<A>, String),
 }
 
 /// One source's attempt to hand over its machine.
@@ -153,6 +182,11 @@ struct Attempt<A> {
     page_size: PageSize,
     slots: SlotTable,
     session: Session,
+    /// The session that this one goes on from.
+    from: Option<Session>,
+    ledger: Ledger,
+    /// The number over what was in the ledger before.
+    before: Tally,
     side: Destination,
 }
 
@@ -164,51 +198,92 @@ impl<A: Arrival> Attempt<A> {
         arriving: &mut F,
         options: &ReceiveOptions,
         stop: &AtomicBool,
+        kept: &mut Option<Kept<A>>,
         watch: &mut dyn FnMut(ReceiveProgress<'_>),
     ) -> Result<Self, ReceiveError> {
         let offer = match Message::receive(&mut control.until(JOINING))? {
             Message::Offer(offer) => offer,
             other => return Err(ReceiveError::OutOfTurn(other.name())),
         };
-        let taken = offer
-            .memory()
-            .map_err(|error| Refusal { what: error.to_string(), advice: None })
-            .and_then(|memory| Ok((memory, arriving.accept(&offer)?)));
-        let ((page_size, slots), arrival) = match taken {
+        let memory = offer.memory().map_err(|error| Refusal { what: error.to_string(), advice: None });
+        let resumed = memory.as_ref().ok().and_then(|(page_size, slots)| {
+            kept.take_if(|kept| kept.is_resumed_by(&offer, *page_size, slots))
+        });
+        let is_resumed = resumed.is_some();
+        let taken = memory.and_then(|memory| match resumed {
+            Some(kept) => Ok((memory, kept.arrival, kept.ledger)),
+            None => {
+                let arrival = arriving.accept(&offer)?;
+                let ledger = Ledger::new(&memory.1);
+                Ok((memory, arrival, ledger))
+            }
+        });
+        let ((page_size, slots), arrival, ledger) = match taken {
             Ok(taken) => taken,
             Err(refusal) => {
                 Message::Refuse(refusal.clone()).send(&mut control)?;
                 return Err(ReceiveError::Refused(refusal));
             }
         };
+        // Another machine, or the same from the start.
+        *kept = None;
+        let pages = arrival.seeded().filter(|pages| offer.takes_hashes && !is_resumed && !pages.is_empty());
+        let key = Session::random()?.half();
+        let seed = pages.as_ref().map(|pages| Seed { pages: pages.len(), key });
         let streams = offer.streams.clamp(1, options.streams.clamp(1, crate::MOST_STREAMS));
         let encodings = offer.encodings.iter().filter(|e| options.encodings.contains(e)).copied().collect();
         let token = Session::random()?;
-        Message::Accept { encodings, streams, token }.send(&mut control)?;
-        watch(ReceiveProgress::Accepted(&offer));
-        let streams = join(listener, token, streams, stop)?;
-        let side = Destination::Receiving;
-        Ok(Self { arrival, control, streams, page_size, slots, session: offer.session, side })
+        let (resumed, keeps) = (is_resumed, options.keep.as_secs());
+        let from = offer.resume.filter(|_| is_resumed);
+        let accept = Message::Accept { encodings, streams, token, resumed, ends_streams: true, keeps, seed };
+        let joined = accept.send(&mut control).map_err(ReceiveError::from).and_then(|()| {
+            watch(ReceiveProgress::Accepted(&offer));
+            let joined = join(listener, &control, token, streams, stop)?;
+            if let Some((pages, seed)) = pages.zip(seed) {
+                seed::offer(&mut control, arrival.memory(), &pages, seed, &ledger)?;
+            }
+            Ok(joined)
+        });
+        let sessions = (offer.session, from);
+        match joined {
+            Ok(streams) => {
+                let (before, side) = (ledger.tally(), Destination::Receiving);
+                let (session, from) = sessions;
+                Ok(Self { arrival, control, streams, page_size, slots, session, from, ledger, before, side })
+            }
+            Err(error) => {
+                if is_resumed {
+                    *kept = Some(Kept::new(arrival, ledger, page_size, slots, sessions, options.keep));
+                }
+                Err(error)
+            }
+        }
     }
 
     fn run(
         mut self,
         listener: &Listener,
+        keep: Duration,
         decide: &mut dyn FnMut() -> Option<Decision>,
         watch: &mut dyn FnMut(ReceiveProgress<'_>),
-    ) -> Result<Outcome<A::Machine>, ReceiveError> {
+    ) -> Result<Outcome<A>, ReceiveError> {
         let prepared = match self.take() {
             Ok(prepared) => prepared,
             Err(error) => {
                 (self.side, _) = self.side.fail();
                 // The source finds out by the end of the connection, too.
                 let _ = Message::Failed { reason: error.to_string() }.send(&mut self.control);
+                if matches!(error, ReceiveError::Link(_)) && !keep.is_zero() {
+                    let Self { arrival, ledger, page_size, slots, session, from, .. } = self;
+                    let kept = Kept::new(arrival, ledger, page_size, slots, (session, from), keep);
+                    return Ok(Outcome::Lost(kept, error.to_string()));
+                }
                 return Ok(Outcome::Discarded(error.to_string()));
             }
         };
         self.side = self.side.prepare();
-        watch(ReceiveProgress::Prepared);
         let told = Message::Prepared(prepared).send(&mut self.control).map_err(Into::into);
+        watch(ReceiveProgress::Prepared);
         let word = told.and_then(|()| Message::receive(&mut self.control).map_err(ReceiveError::from));
         let (duty, link) = match word {
             Ok(Message::Commit { session }) if session == self.session => {
@@ -238,7 +313,8 @@ impl<A: Arrival> Attempt<A> {
 
     /// Everything up to the promise: pages, state, digests.
     fn take(&mut self) -> Result<Prepared, ReceiveError> {
-        let ledger = Ledger::new(&self.slots);
+        let before = self.before;
+        let ledger = &self.ledger;
         let (control, memory) = (&mut self.control, self.arrival.memory());
         let breakers: Vec<Breaker> = self.streams.iter().map(Link::breaker).collect::<Result<_, _>>()?;
         let control_breaker = control.breaker()?;
@@ -250,7 +326,7 @@ impl<A: Arrival> Attempt<A> {
                 .into_iter()
                 .map(|link| {
                     let incoming = Incoming::new(link, page_size);
-                    let (ledger, done, breaker) = (&ledger, &done, &control_breaker);
+                    let (done, breaker) = (&done, &control_breaker);
                     scope.spawn(move || {
                         let result = incoming.run(slots, memory, ledger, done);
                         if let Err(error) = &result {
@@ -271,11 +347,15 @@ impl<A: Arrival> Attempt<A> {
                 .collect();
             // Rounds may take hours: as long as the streams live, so does the source.
             control.be_patient()?;
-            // The source sends it when every stream has passed the last barrier: all pages are in memory.
+            // The source sends it when every stream has passed its last barrier, or right behind that: then the streams end
+            // by themselves once all pages are in memory.
             let message = Message::receive(control);
             done.store(true, Ordering::Release);
-            breakers.iter().for_each(Breaker::break_off);
-            let (mut tally, mut failed) = (Tally::default(), None);
+            let ended = matches!(message, Ok(Message::Prepare { ends_streams: true, .. }));
+            if !ended {
+                breakers.iter().for_each(Breaker::break_off);
+            }
+            let (mut tally, mut failed) = (before, None);
             for thread in threads {
                 match thread.join() {
                     Ok(Ok(share)) => tally = tally.and(share),
@@ -289,8 +369,10 @@ impl<A: Arrival> Attempt<A> {
                 (Err(error), None) => Err(error.into()),
             }
         })?;
+        // The source's next word is due as soon as it has this side's: from here on silence means that it is lost.
+        self.control.be_impatient()?;
         match message {
-            Message::Prepare { state, digest, full_digest } => {
+            Message::Prepare { state, digest, full_digest, .. } => {
                 self.verify_and_load(&state, digest, tally.digest(), full_digest)
             }
             Message::Abort { reason, .. } => Err(ReceiveError::Aborted(reason)),
@@ -323,7 +405,7 @@ impl<A: Arrival> Attempt<A> {
 }
 
 /// Lets the guest run, and tells the source.
-fn start<A: Arrival>(arrival: A, link: Option<&mut Link>) -> Result<Outcome<A::Machine>, ReceiveError> {
+fn start<A: Arrival>(arrival: A, link: Option<&mut Link>) -> Result<Outcome<A>, ReceiveError> {
     let begun = Instant::now();
     let machine = arrival.run().map_err(ReceiveError::Run)?;
     let resume = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -338,6 +420,7 @@ fn start<A: Arrival>(arrival: A, link: Option<&mut Link>) -> Result<Outcome<A::M
 /// The connections of a session for its pages.
 fn join(
     listener: &Listener,
+    control: &Link,
     token: Session,
     count: u16,
     stop: &AtomicBool,
@@ -348,6 +431,9 @@ fn join(
         let left = until.saturating_duration_since(Instant::now());
         if stop.load(Ordering::Relaxed) {
             return Err(ReceiveError::Stopped);
+        }
+        if control.is_closed() {
+            return Err(FrameError::Io(std::io::ErrorKind::UnexpectedEof.into()).into());
         }
         if left.is_zero() {
             return Err(ReceiveError::Joining { count, joined: streams.len() });

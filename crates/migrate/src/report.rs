@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use ringmark_track::{Slowed, Throttle};
 use serde::{Deserialize, Serialize};
+
+use crate::predict::Prediction;
 
 /// Milliseconds with a fraction.
 #[must_use]
@@ -43,8 +46,16 @@ pub struct Report {
     pub downtime_breakdown: Downtime,
     /// Guest memory.
     pub ram: Ram,
+    /// What was expected of it after the first round; none if it ended before.
+    pub prediction: Option<Prediction>,
     /// The rounds, in order.
     pub rounds: Vec<Round>,
+    /// When the guest was stopped and let run on, for more was left than the downtime asked for allows.
+    pub called_off: Vec<CalledOff>,
+    /// What it cost the guest that it was slowed down; nothing if it was not.
+    pub throttle: Throttled,
+    /// Whether it went on with what the destination held of one whose link was cut.
+    pub resumed: bool,
     /// What was compared before the guest was let run: `sent-pages` or `full`.
     pub verified: String,
     /// Tells this migration from others.
@@ -95,6 +106,8 @@ pub struct Ram {
     pub normal_bytes: u64,
     /// Pages that were sent as a difference.
     pub delta: u64,
+    /// Pages that were not sent because the destination had them of an old image.
+    pub known: u64,
     /// Bytes of a page.
     pub page_size: u64,
     /// Pages that the guest writes in a second, as of the last round.
@@ -125,4 +138,50 @@ pub struct Round {
     pub elapsed: f64,
     /// Milliseconds of downtime that were to be expected had this been the last round.
     pub expected_downtime: f64,
+}
+
+/// A standstill that was called off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct CalledOff {
+    /// Pages that were left.
+    pub pages: u64,
+    /// Milliseconds for which no guest ran.
+    pub elapsed: f64,
+}
+
+/// A guest that was slowed down.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Throttled {
+    /// Pages a second to which all vCPUs together were held at last; 0 if they were not.
+    pub pages_per_second: f64,
+    /// Each vCPU.
+    pub vcpus: Vec<ThrottledVcpu>,
+}
+
+/// A vCPU of a guest that was slowed down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct ThrottledVcpu {
+    /// Its number.
+    pub vcpu: u32,
+    /// Milliseconds for which it waited.
+    pub rested: f64,
+    /// The same as a share of the time since it was slowed down first, from 0 to 1.
+    pub share: f64,
+    /// Pages a second to which it was held at last; none if it stayed below its share by itself.
+    pub quota: Option<f64>,
+}
+
+impl Throttled {
+    pub(crate) fn of(throttle: &Throttle, pages_per_second: f64) -> Self {
+        let vcpu = |slowed: Slowed| ThrottledVcpu {
+            vcpu: slowed.vcpu,
+            rested: milliseconds(slowed.rested),
+            share: slowed.share,
+            quota: slowed.quota,
+        };
+        Self { pages_per_second, vcpus: throttle.cost().into_iter().map(vcpu).collect() }
+    }
 }

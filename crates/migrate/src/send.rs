@@ -2,27 +2,37 @@
 
 pub(crate) mod converge;
 mod error;
+mod foresee;
 mod inquire;
+mod resume;
 mod stream;
 mod switch;
 
 use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ringmark_dirty::{DirtyPages, PageSize, SlotTable};
-use ringmark_track::{AuditRate, BoxError, Memory, OpenEpoch, Tracker, Vcpus};
+use ringmark_track::{AuditRate, BoxError, Memory, OpenEpoch, Throttle, Tracker, Vcpus};
 
-use crate::codec::{Encoded, Ledger, Tally};
+use crate::codec::{Encoded, Ledger, Seeded, Tally};
 use crate::handover::Source;
 use crate::limit::Limiter;
 use crate::link::{Connector, Link};
-use crate::report::{Report, Round, Status, milliseconds};
-use crate::wire::{Encoding, Message, Offer, OfferedSlot, Role, Session};
+use crate::predict::Prediction;
+use crate::report::{Report, Round, Throttled, milliseconds};
+use crate::wire::{Encoding, Message, Offer, OfferedSlot, Role, Seed, Session};
 use converge::Convergence;
 use stream::Outgoing;
 
 pub use error::{DepartError, Departed, SourceGuest};
 pub use inquire::inquire;
+pub use resume::Resumable;
+
+/// Pages that are sent over all streams sooner than threads for them are started.
+const FEW: u64 = 512;
+/// The downtime beside its pages, before it is known: kick, state, and three times there and back.
+pub(crate) const ASSUMED_OVERHEAD: Duration = Duration::from_micros(500);
 
 /// A machine that may leave.
 pub trait Departing: Sync {
@@ -86,6 +96,9 @@ pub struct SendOptions {
     pub max_total: Option<Duration>,
     /// What matters more where both cannot be had: that the guest runs on as it does, or the downtime and the total.
     pub prefer: Prefer,
+    /// Slow down the vCPUs that write most where the rounds do not get small enough by themselves and the downtime is
+    /// preferred to the guest.
+    pub throttle: bool,
     /// Bytes of copies kept to send differences to.
     pub held: usize,
     /// Compare the whole of memory, too, before the guest runs.
@@ -102,7 +115,8 @@ pub struct SendOptions {
 pub enum Prefer {
     /// The goal: the migration is given up and the guest runs on.
     Guest,
-    /// The migration: it is completed with the downtime that is possible.
+    /// The migration: the guest is [slowed down](SendOptions::throttle) where that helps, and it is completed with the downtime
+    /// that is possible then.
     #[default]
     Downtime,
 }
@@ -123,6 +137,7 @@ impl Default for SendOptions {
             max_downtime: Duration::from_millis(300),
             max_total: None,
             prefer: Prefer::default(),
+            throttle: true,
             held: 64 << 20,
             verify_full: false,
             audit: None,
@@ -154,6 +169,27 @@ struct Departure<'a, M> {
     page_size: PageSize,
     begun: Instant,
     report: Report,
+    convergence: Convergence,
+    /// What was harvested during the first round, for the second.
+    written: Option<DirtyPages>,
+    /// Computes a prediction.
+    predicting: Option<JoinHandle<Option<Prediction>>>,
+    /// Dropped, and so released, however the departure ends.
+    throttle: Option<Throttle>,
+    /// What the destination has of an old image, until the first round is over.
+    seeded: Option<Seeded>,
+    /// Whether streams end by themselves.
+    ends_streams: bool,
+    /// Whether the destination keeps what it has if the link is lost.
+    keeps: bool,
+    /// What a departure before this one left.
+    kept: Option<Resumable>,
+    /// The number over what is in the ledger from there.
+    before: Tally,
+    /// Tells this departure's acknowledgements from others.
+    consumer: u128,
+    /// The destination was asked to prepare, and may be.
+    asked: bool,
     side: Source,
 }
 
@@ -174,17 +210,28 @@ pub fn depart<M: Departing>(
     cancel: &AtomicBool,
     watch: &mut dyn FnMut(&SendProgress<'_>),
 ) -> Result<Report, Departed> {
-    let begun = Instant::now();
-    let runs_on = |error: DepartError| Departed::new(error, SourceGuest::RunsOn);
-    let mut departure =
-        Departure::open(machine, identity, to, options, cancel, begun).map_err(|error| runs_on(*error))?;
-    match departure.precopy(tracker, watch) {
-        Ok(epoch) => departure.switch_over(epoch, watch),
-        Err(error) => {
-            departure.call_off(&error);
-            Err(runs_on(error))
-        }
-    }
+    Departure::open(machine, identity, to, options, cancel, None)?.leave(tracker, watch)
+}
+
+/// Goes on with a migration whose link was cut, as [`depart`] does: where the destination still holds what it had and no other
+/// epoch of the tracker was committed meanwhile, only what it has not confirmed and what was written since is sent; else
+/// everything is.
+///
+/// # Errors
+/// As [`depart`].
+#[allow(clippy::too_many_arguments, reason = "those of `depart` and what it left")]
+pub fn resume<M: Departing>(
+    machine: &M,
+    identity: &Identity,
+    tracker: &mut Tracker,
+    to: &Connector,
+    options: &SendOptions,
+    resumable: Resumable,
+    cancel: &AtomicBool,
+    watch: &mut dyn FnMut(&SendProgress<'_>),
+) -> Result<Report, Departed> {
+    let resumable = Some(resumable).filter(|resumable| resumable.fits(tracker, machine.slots()));
+    Departure::open(machine, identity, to, options, cancel, resumable)?.leave(tracker, watch)
 }
 
 impl<'a, M: Departing> Departure<'a, M> {
@@ -195,8 +242,34 @@ impl<'a, M: Departing> Departure<'a, M> {
         to: &'a Connector,
         options: &'a SendOptions,
         cancel: &'a AtomicBool,
+        resumable: Option<Resumable>,
+    ) -> Result<Self, Departed> {
+        let begun = Instant::now();
+        let (mut resume, mut kept) = (None, None);
+        if let Some(resumable) = resumable {
+            resume = Some(resumable.session);
+            kept = Some(resumable);
+        }
+        match Self::agree(machine, identity, to, options, cancel, resume, begun) {
+            Ok((mut departure, resumed)) => {
+                departure.report.resumed = resumed;
+                departure.kept = kept.filter(|_| resumed);
+                Ok(departure)
+            }
+            // What the destination holds it holds on.
+            Err(error) => Err(Departed::new(*error, SourceGuest::RunsOn).resumable(kept)),
+        }
+    }
+
+    fn agree(
+        machine: &'a M,
+        identity: &Identity,
+        to: &'a Connector,
+        options: &'a SendOptions,
+        cancel: &'a AtomicBool,
+        resume: Option<Session>,
         begun: Instant,
-    ) -> Result<Self, Box<DepartError>> {
+    ) -> Result<(Self, bool), Box<DepartError>> {
         let boxed = |error: DepartError| Box::new(error);
         let page_size = machine.memory().page_size();
         let session = Session::random().map_err(|error| boxed(error.into()))?;
@@ -217,10 +290,15 @@ impl<'a, M: Departing> Departure<'a, M> {
             encodings: options.encodings.clone(),
             streams: options.streams.clamp(1, crate::MOST_STREAMS),
             verify_full: options.verify_full,
+            resume,
+            takes_hashes: true,
         };
         Message::Offer(Box::new(offer)).send(&mut control).map_err(|error| boxed(error.into()))?;
-        let (encodings, streams, token) = match Message::receive(&mut control).map_err(|e| boxed(e.into()))? {
-            Message::Accept { encodings, streams, token } => (encodings, streams, token),
+        let answer = Message::receive(&mut control).map_err(|error| boxed(error.into()))?;
+        let (encodings, streams, token, resumed, ends_streams, keeps, seed) = match answer {
+            Message::Accept { encodings, streams, token, resumed, ends_streams, keeps, seed } => {
+                (encodings, streams, token, resumed && resume.is_some(), ends_streams, keeps, seed)
+            }
             Message::Refuse(refusal) => return Err(boxed(DepartError::Refused(refusal))),
             other => return Err(boxed(DepartError::OutOfTurn(other.name()))),
         };
@@ -232,8 +310,10 @@ impl<'a, M: Departing> Departure<'a, M> {
         for index in 0..count {
             let (mut link, _) = to.connect(Role::Stream).map_err(|error| boxed(error.into()))?;
             Message::Join { token }.send(&mut link).map_err(|error| boxed(error.into()))?;
-            streams.push(Outgoing::new(link, u64::from(index), page_size, &allowed, held));
+            streams.push(Outgoing::new(link, u64::from(index), page_size, &allowed, held, machine.slots()));
         }
+        let seeded =
+            seed.map(|seed| hashes(&mut control, seed, machine.slots())).transpose().map_err(boxed)?;
         let total = machine.slots().total_pages() * page_size.bytes();
         let mut report = Report {
             session: session.to_string(),
@@ -242,7 +322,7 @@ impl<'a, M: Departing> Departure<'a, M> {
             ..Report::default()
         };
         (report.ram.total, report.ram.remaining, report.ram.page_size) = (total, total, page_size.bytes());
-        Ok(Self {
+        let departure = Self {
             machine,
             to,
             options,
@@ -255,78 +335,222 @@ impl<'a, M: Departing> Departure<'a, M> {
             page_size,
             begun,
             report,
+            convergence: Convergence::new(options.max_downtime, ASSUMED_OVERHEAD),
+            written: None,
+            predicting: None,
+            throttle: None,
+            seeded,
+            ends_streams,
+            keeps: keeps > 0,
+            kept: None,
+            before: Tally::default(),
+            consumer: session.number(),
+            asked: false,
             side: Source::Running,
-        })
+        };
+        Ok((departure, resumed))
     }
 
-    /// Sends pages in rounds while the guest runs, until the last set is as small as it gets or as was asked for.
-    fn precopy<'t>(
-        &mut self,
-        tracker: &'t mut Tracker,
+    fn leave(
+        mut self,
+        tracker: &mut Tracker,
         watch: &mut dyn FnMut(&SendProgress<'_>),
-    ) -> Result<OpenEpoch<'t>, DepartError> {
-        // From here on no write is missed. A tracker that is armed already is left as it is: what a migration that fails
-        // gives back to it is then what was written, and not every page.
+    ) -> Result<Report, Departed> {
+        match self.begin(tracker) {
+            Ok(epoch) => self.travel(epoch, watch),
+            Err(error) => Err(self.stay(error)),
+        }
+    }
+
+    /// From here on no write is missed.
+    fn begin<'t>(&mut self, tracker: &'t mut Tracker) -> Result<OpenEpoch<'t>, DepartError> {
+        self.throttle = self.options.throttle.then(|| tracker.throttle());
+        if let Some(kept) = self.kept.take() {
+            self.consumer = kept.consumer;
+            self.ledger = kept.ledger;
+            self.before = self.ledger.tally();
+            let mut epoch = tracker.open()?;
+            // Looked at before it was offered, and nobody else has had the tracker since.
+            if epoch.go_on(self.consumer) {
+                return Ok(epoch);
+            }
+            return Err(DepartError::NothingHeld);
+        }
+        // A tracker that is armed already is left as it is: what a migration that fails gives back to it is then what was
+        // written, and not every page.
         if !tracker.is_armed() {
             tracker.arm()?;
         }
-        let mut epoch = tracker.open()?;
-        let mut convergence = Convergence::new(self.options.max_downtime);
+        Ok(tracker.open()?)
+    }
+
+    /// Sends pages in rounds while the guest runs, until the last set is as small as it gets or as was asked for.
+    fn precopy(
+        &mut self,
+        epoch: &mut OpenEpoch<'_>,
+        watch: &mut dyn FnMut(&SendProgress<'_>),
+    ) -> Result<(), DepartError> {
         loop {
-            let mut pages = epoch.round()?;
-            let first = self.report.rounds.is_empty();
-            if first {
-                pages.insert_all();
+            if let Some(throttle) = self.throttle.as_ref().filter(|throttle| !throttle.is_engaged()) {
+                throttle.measure();
             }
-            // Holes are looked for after logging was switched on: one that is filled meanwhile is in a later round.
-            let holes = if first { Some(self.machine.holes().map_err(DepartError::Holes)?) } else { None };
-            self.report.ram.remaining = pages.len() * self.page_size.bytes();
-            let begun = Instant::now();
-            let sent = self.send(&pages, holes.as_ref())?;
-            let elapsed = begun.elapsed();
-            convergence.observe(pages.len(), elapsed);
+            let (pages, sent, elapsed) = self.one_round(epoch)?;
+            let pending = epoch.pending();
+            self.convergence.observe(pages.len(), elapsed);
+            let late = self.is_late();
+            let mut verdict = self.convergence.verdict(late, pending);
+            if self.take_prediction(false)
+                && verdict == converge::Verdict::Another
+                && (self.options.prefer == Prefer::Guest || self.can_slow())
+                && let Some(expected) = self.foreseen_miss()
+            {
+                verdict = converge::Verdict::Floor { expected };
+            }
             self.report.ram.precopy_bytes += sent.bytes;
-            self.note(&pages, &sent, elapsed, convergence.expected_downtime());
-            self.report.ram.dirty_pages_rate = convergence.dirty_pages_rate();
-            watch(&SendProgress { report: &self.report, stopped: false });
-            let late = self.options.max_total.is_some_and(|most| self.begun.elapsed() >= most);
-            match convergence.verdict(late) {
-                converge::Verdict::Another => {}
-                converge::Verdict::Switch => return Ok(epoch),
+            self.note(&pages, &sent, elapsed, self.convergence.expected_downtime(pending));
+            self.report.ram.dirty_pages_rate = self.convergence.dirty_pages_rate();
+            match verdict {
+                // Who watches may take time, in which the guest writes: before the guest is stopped nobody is asked to.
+                converge::Verdict::Another => watch(&SendProgress { report: &self.report, stopped: false }),
+                converge::Verdict::Switch => return Ok(()),
                 converge::Verdict::Floor { expected } => {
-                    tracing::info!(?expected, bytes = sent.bytes, "the rounds do not get smaller");
-                    match self.options.prefer {
-                        Prefer::Downtime => return Ok(epoch),
-                        Prefer::Guest => {
-                            return Err(DepartError::Goal { expected, wanted: self.options.max_downtime });
-                        }
+                    if self.options.prefer == Prefer::Guest {
+                        self.take_prediction(true);
+                        return Err(self.goal(expected));
                     }
+                    if late || !self.slow_down() {
+                        return Ok(());
+                    }
+                    watch(&SendProgress { report: &self.report, stopped: false });
                 }
             }
         }
     }
 
+    /// Sends what was written since the last round, or the base.
+    fn one_round(
+        &mut self,
+        epoch: &mut OpenEpoch<'_>,
+    ) -> Result<(DirtyPages, Encoded, Duration), DepartError> {
+        let mut pages = epoch.round()?;
+        let first = self.report.rounds.is_empty();
+        if first && !self.report.resumed {
+            pages.insert_all();
+        }
+        self.report.ram.remaining = pages.len() * self.page_size.bytes();
+        if first {
+            // Holes are looked for after logging was switched on: one that is filled meanwhile is in a later round.
+            let holes = self.machine.holes().map_err(DepartError::Holes)?;
+            let mut first = self.first_round(epoch, &pages, &holes)?;
+            let written = std::mem::replace(&mut first.written, DirtyPages::new(self.machine.slots()));
+            self.confirmed(epoch, &pages, Some(&written));
+            self.written = Some(written);
+            self.seeded = None;
+            let (sent, elapsed) = (first.sent, first.elapsed);
+            self.foresee(first);
+            return Ok((pages, sent, elapsed));
+        }
+        if let Some(written) = self.written.take() {
+            pages.union_with(&written);
+        }
+        let begun = Instant::now();
+        let sent = self.send(&pages, false).inspect_err(|_| self.partly_confirmed(epoch, None))?;
+        let elapsed = begun.elapsed();
+        self.confirmed(epoch, &pages, None);
+        Ok((pages, sent, elapsed))
+    }
+
+    /// A round broke off: the destination holds what it has acknowledged of it.
+    fn partly_confirmed(&self, epoch: &mut OpenEpoch<'_>, since: Option<&DirtyPages>) {
+        self.streams.iter().for_each(|stream| self.confirmed(epoch, stream.confirmed(), since));
+    }
+
+    /// `pages` have passed a barrier: the destination holds them, but for those that were harvested `since`.
+    fn confirmed(&self, epoch: &mut OpenEpoch<'_>, pages: &DirtyPages, since: Option<&DirtyPages>) {
+        if !self.keeps {
+            return;
+        }
+        match since {
+            Some(since) => {
+                let mut pages = pages.clone();
+                pages.subtract(since);
+                epoch.acknowledge(self.consumer, &pages);
+            }
+            None => epoch.acknowledge(self.consumer, pages),
+        }
+    }
+
+    /// The goal is missed by `expected`, and what it would take to meet it.
+    fn goal(&self, expected: Duration) -> DepartError {
+        DepartError::Goal { expected, wanted: self.options.max_downtime, advice: self.advice() }
+    }
+
+    fn can_slow(&self) -> bool {
+        self.throttle.as_ref().is_some_and(Throttle::can_slow)
+    }
+
+    /// Slows down the vCPUs that write most, where that is possible and was not tried often enough.
+    fn slow_down(&mut self) -> bool {
+        let Some(throttle) = self.throttle.as_mut().filter(|throttle| throttle.can_slow()) else {
+            return false;
+        };
+        let Some(pages) = self.convergence.slow_down() else { return false };
+        tracing::info!(pages, "the rounds do not get smaller: the guest is held to so many pages a second");
+        throttle.hold_to(pages);
+        self.report.throttle = Throttled::of(throttle, pages);
+        true
+    }
+
+    /// Whether no time is left for another round.
+    fn is_late(&self) -> bool {
+        self.options.max_total.is_some_and(|most| self.begun.elapsed() >= most)
+    }
+
     /// Sends `pages` over all streams, and returns when they are in the destination's memory.
-    fn send(&mut self, pages: &DirtyPages, holes: Option<&DirtyPages>) -> Result<Encoded, DepartError> {
-        let number = u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let round = stream::Round {
+    ///
+    /// `last`: nothing follows, and they are not waited for where that was agreed.
+    fn send(&mut self, pages: &DirtyPages, last: bool) -> Result<Encoded, DepartError> {
+        let mut streams = std::mem::take(&mut self.streams);
+        let last = last && self.ends_streams;
+        let round = stream::Round { last, ..self.round(pages, None, streams.len()) };
+        let sent = Self::send_over(&mut streams, &round);
+        self.streams = streams;
+        sent
+    }
+
+    /// What all streams of the next round share.
+    fn round<'r>(
+        &'r self,
+        pages: &'r DirtyPages,
+        holes: Option<&'r DirtyPages>,
+        streams: usize,
+    ) -> stream::Round<'r> {
+        stream::Round {
             memory: self.machine.memory(),
             pages,
             holes,
+            seeded: self.seeded.as_ref(),
             ledger: &self.ledger,
             limiter: &self.limiter,
             cancel: self.cancel,
-            number,
-            streams: self.streams.len() as u64,
-        };
+            number: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX).saturating_add(1),
+            streams: streams as u64,
+            last: false,
+        }
+    }
+
+    fn send_over(streams: &mut [Outgoing], round: &stream::Round<'_>) -> Result<Encoded, DepartError> {
         let mut done = Encoded::default();
-        if let [only] = self.streams.as_mut_slice() {
-            return only.round(&round);
+        if streams.len() == 1 || round.pages.len() <= FEW {
+            for stream in streams.iter_mut() {
+                done.add(stream.share(round)?);
+            }
+            streams.iter_mut().try_for_each(|stream| stream.settle(round))?;
+            return Ok(done);
         }
         let results: Vec<_> = std::thread::scope(|scope| {
-            let round = &round;
             let threads: Vec<_> =
-                self.streams.iter_mut().map(|stream| scope.spawn(move || stream.round(round))).collect();
+                streams.iter_mut().map(|stream| scope.spawn(move || stream.round(round))).collect();
             threads.into_iter().map(|thread| thread.join()).collect()
         });
         for result in results {
@@ -346,6 +570,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         report.ram.normal += sent.normal;
         report.ram.normal_bytes += sent.normal * page;
         report.ram.delta += sent.delta;
+        report.ram.known += sent.known;
         report.ram.dirty_sync_count += 1;
         report.rounds.push(Round {
             iteration: report.ram.dirty_sync_count,
@@ -358,13 +583,30 @@ impl<'a, M: Departing> Departure<'a, M> {
     }
 
     fn digest(&self) -> u64 {
-        self.streams.iter().fold(Tally::default(), |all, stream| all.and(stream.tally())).digest()
+        self.streams.iter().fold(self.before, |all, stream| all.and(stream.tally())).digest()
     }
 
-    /// Tells the destination that the guest stays; it would find out by the end of the connection, too.
-    fn call_off(&mut self, error: &DepartError) {
+    /// Tells the destination that the guest stays; it would find out by the end of the connection, too. After a cut link it
+    /// is not told, and keeps what it has.
+    fn stay(mut self, error: DepartError) -> Departed {
+        let cut = matches!(error, DepartError::Link(_)) && self.keeps && !self.asked;
+        if cut {
+            let resumable = Resumable { session: self.session, consumer: self.consumer, ledger: self.ledger };
+            return Departed::new(error, SourceGuest::RunsOn).resumable(Some(resumable));
+        }
         let _ = Message::Abort { session: self.session, reason: error.to_string() }.send(&mut self.control);
-        self.report.status =
-            if matches!(error, DepartError::Cancelled) { Status::Cancelled } else { Status::Failed };
+        Departed::new(error, SourceGuest::RunsOn)
     }
+}
+
+/// The hashes that the destination announced.
+fn hashes(control: &mut Link, seed: Seed, slots: &SlotTable) -> Result<Seeded, DepartError> {
+    let mut seeded = Seeded::new(seed, slots)?;
+    while seeded.is_incomplete() {
+        match Message::receive(control)? {
+            Message::Hashes(hashes) => seeded.take(&hashes, slots)?,
+            other => return Err(DepartError::OutOfTurn(other.name())),
+        }
+    }
+    Ok(seeded)
 }

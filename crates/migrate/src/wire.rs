@@ -12,7 +12,8 @@ pub mod preamble;
 
 pub use frame::{Frame, FrameError, Kind};
 pub use message::{
-    Encoding, Message, MessageError, Offer, OfferError, OfferedSlot, Prepared, Refusal, Session, Standing,
+    Encoding, Hashes, Message, MessageError, Offer, OfferError, OfferedSlot, Prepared, Refusal, Seed,
+    Session, Standing,
 };
 pub use pages::{Run, RunError};
 pub use preamble::{Preamble, PreambleError, Role, VERSIONS};

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::proxy::{Break, Way};
@@ -55,15 +56,15 @@ fn a_refusal_costs_nothing() {
     one_whole_guest(&outcome);
 }
 
-/// How many bytes a whole migration sends, each way, on its control connection.
-fn control_bytes() -> (u64, u64) {
+/// Where the messages of a whole migration end, each way, on connections of `role`.
+fn ends(role: u8) -> [(Way, Vec<u64>); 2] {
     let outcome = migrate(None, &options(), false);
     outcome.sent.unwrap();
-    (outcome.proxy.bytes(CONTROL, Way::ToDestination), outcome.proxy.bytes(CONTROL, Way::ToSource))
+    [Way::ToDestination, Way::ToSource].map(|way| (way, outcome.proxy.ends(role, way)))
 }
 
-fn cut(at: Break) -> Outcome {
-    let outcome = migrate(Some(at), &options(), false);
+fn cut(at: Break, streams: u16) -> Outcome {
+    let outcome = migrate(Some(at), &SendOptions { streams, ..options() }, false);
     // Where both stood still, a person has decided by now; so exactly one runs in every case.
     let source_undecided =
         outcome.sent.as_ref().is_err_and(|departed| departed.guest == SourceGuest::Undecided);
@@ -74,44 +75,84 @@ fn cut(at: Break) -> Outcome {
     outcome
 }
 
+/// What became of the guest, in words.
+fn fate(outcome: &Outcome) -> &'static str {
+    match (&outcome.sent, outcome.destination_undecided) {
+        (Ok(_), false) => "runs at the destination",
+        (Ok(_), true) => "runs at the destination, which was asked",
+        (Err(departed), _) if departed.guest == SourceGuest::Undecided => "undecided until a person looked",
+        (Err(_), false) => "runs on at the source",
+        (Err(_), true) => "runs on at the source, and the destination waits to be told",
+    }
+}
+
+/// How often a cut in this message, of a link that heals or does not, led to which fate.
+type Table = BTreeMap<(Way, usize, bool, &'static str), u32>;
+
+/// The messages of the control connection; the source's greeting is never cut.
+fn name(way: Way, message: usize) -> String {
+    let names: &[&str] = match way {
+        Way::ToDestination => &["offer", "prepare", "commit"],
+        Way::ToSource => &["greeting", "accept", "prepared", "running"],
+    };
+    names.get(message - 1).map_or_else(|| message.to_string(), |name| (*name).to_owned())
+}
+
+fn print(what: &str, table: &Table, name: impl Fn(Way, usize) -> String) {
+    println!("| to the | {what} | link | the guest | cuts |");
+    println!("|---|---|---|---|---|");
+    for ((way, message, heals, fate), cuts) in table {
+        let message = name(*way, *message);
+        let way = if *way == Way::ToDestination { "destination" } else { "source" };
+        let link = if *heals { "heals" } else { "stays cut" };
+        println!("| {way} | {message} | {link} | {fate} | {cuts} |");
+    }
+}
+
 #[test]
-fn the_control_connection_is_cut_at_any_byte() {
-    let (there, back) = control_bytes();
+fn the_control_connection_is_cut_in_every_message() {
+    let mut table = Table::new();
     let mut undecided = [0; 2];
-    for heals in [true, false] {
-        // The messages are short but for the state: every byte of the first and last messages, and some between.
-        let near = |total: u64| {
-            let last = total.saturating_sub(90);
-            (0..6).map(move |i| i * (last / 6)).chain((last..=total + 1).step_by(7))
-        };
-        for after in near(there) {
-            let outcome = cut(Break { role: CONTROL, way: Way::ToDestination, after, heals });
-            undecided[0] += u32::from(outcome.destination_undecided);
-        }
-        for after in near(back).chain((back.saturating_sub(40)..back + 1).step_by(5)) {
-            let outcome = cut(Break { role: CONTROL, way: Way::ToSource, after, heals });
-            let silent = outcome.sent.is_err_and(|departed| departed.guest == SourceGuest::Undecided);
-            undecided[1] += u32::from(silent);
-            if heals {
-                assert!(!silent, "after {after} bytes: the destination could be asked");
+    for (way, ends) in ends(CONTROL) {
+        let mut start = 0;
+        assert!(ends.len() >= 3, "an offer, an answer and so on: {ends:?}");
+        for (message, end) in (1..).zip(ends) {
+            for heals in [true, false] {
+                // Before its first byte, in its header, in its middle, before its last byte, and behind it.
+                for after in [start, start + 5, (start + end) / 2, end - 1, end] {
+                    let outcome = cut(Break { role: CONTROL, way, after, heals }, 1);
+                    *table.entry((way, message, heals, fate(&outcome))).or_default() += 1;
+                    undecided[0] += u32::from(outcome.destination_undecided);
+                    let silent = outcome.sent.is_err_and(|departed| departed.guest == SourceGuest::Undecided);
+                    undecided[1] += u32::from(silent);
+                    assert!(!(silent && heals), "after {after} bytes: the destination could be asked");
+                }
             }
+            start = end;
         }
     }
-    println!("undecided destinations: {}, undecided sources: {}", undecided[0], undecided[1]);
-    assert!(undecided.iter().all(|count| *count > 0), "the undecidable instants were met");
+    print("message", &table, name);
+    assert!(undecided.iter().all(|count| *count > 0), "the undecidable instants were met: {undecided:?}");
 }
 
 #[test]
 fn a_stream_is_cut_anywhere() {
-    for (way, after) in [0, 1, 40, 5_000, 100_000, 1_000_000, 1_500_000]
-        .into_iter()
-        .map(|after| (Way::ToDestination, after))
-        .chain([0, 10, 24].map(|after| (Way::ToSource, after)))
-    {
-        let outcome = cut(Break { role: STREAM, way, after, heals: true });
-        if outcome.proxy.has_broken() {
-            let departed = outcome.sent.unwrap_err();
-            assert_eq!(departed.guest, SourceGuest::RunsOn, "{way:?} after {after}: {departed}");
+    let mut table = Table::new();
+    let mut random = fastrand::Rng::with_seed(7);
+    for streams in [1, 3] {
+        for (way, ends) in ends(STREAM) {
+            let all = ends.last().copied().unwrap();
+            let first = [0, 1, 24].into_iter().filter(|after| *after < all);
+            let others: Vec<_> = (0..12).map(|_| random.u64(..all)).collect();
+            for after in first.chain(others) {
+                let outcome = cut(Break { role: STREAM, way, after, heals: true }, streams);
+                if outcome.proxy.has_broken() {
+                    let departed = outcome.sent.as_ref().unwrap_err();
+                    assert_eq!(departed.guest, SourceGuest::RunsOn, "{way:?} after {after}: {departed}");
+                }
+                *table.entry((way, usize::from(streams), true, fate(&outcome))).or_default() += 1;
+            }
         }
     }
+    print("one of so many streams", &table, |_, streams| streams.to_string());
 }

@@ -124,8 +124,15 @@ fn destinations_that_are_mad() {
         let Ok(first) = Message::receive(&mut peer) else { return };
         match (theirs.role, first) {
             (Role::Control, Message::Offer(offer)) => {
-                let accept =
-                    Message::Accept { encodings: vec![Encoding::Raw], streams: 1, token: offer.session };
+                let accept = Message::Accept {
+                    encodings: vec![Encoding::Raw],
+                    streams: 1,
+                    token: offer.session,
+                    resumed: false,
+                    ends_streams: false,
+                    keeps: 0,
+                    seed: None,
+                };
                 let _ = accept.send(&mut peer);
                 // The stream comes on another connection; this one stays open until the test ends.
                 std::mem::forget(peer);

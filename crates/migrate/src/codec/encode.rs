@@ -22,6 +22,8 @@ pub struct Encoded {
     pub normal: u64,
     /// Pages sent as a difference.
     pub delta: u64,
+    /// Pages that the destination has already, of an old image.
+    pub known: u64,
     /// Bytes of frames.
     pub bytes: u64,
 }
@@ -33,6 +35,7 @@ impl Encoded {
         self.word += other.word;
         self.normal += other.normal;
         self.delta += other.delta;
+        self.known += other.known;
         self.bytes += other.bytes;
     }
 }

@@ -56,6 +56,13 @@ impl Ledger {
         Self { slots: slots.iter().map(|slot| (slot.id, entries(slot.npages))).collect() }
     }
 
+    /// Whether it is one of memory with these slots.
+    #[must_use]
+    pub fn is_of(&self, slots: &SlotTable) -> bool {
+        let ours = self.slots.iter().map(|(id, entries)| (*id, entries.len() as u64));
+        ours.eq(slots.iter().map(|slot| (slot.id, slot.npages)))
+    }
+
     /// Enters what a page is now, by the hash of its content; `tally` is the calling stream's.
     pub fn enter(&self, tally: &mut Tally, slot: SlotId, page: u64, content: u64) {
         let Some(entry) = self.entry(slot, page) else { return };
@@ -95,6 +102,13 @@ impl Ledger {
         Ok(escapes)
     }
 
+    /// The number over everything that is entered, for who has lost count of it: costs in the size of memory.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let entries = self.slots.iter().flat_map(|(_, entries)| entries);
+        Tally(entries.fold(0, |all, entry| all ^ entry.load(Ordering::Relaxed)))
+    }
+
     fn entry(&self, slot: SlotId, page: u64) -> Option<&AtomicU64> {
         let (_, entries) = self.slots.iter().find(|(id, _)| *id == slot)?;
         entries.get(usize::try_from(page).ok()?)
@@ -115,6 +129,7 @@ mod tests {
             for (page, byte) in entries {
                 ledger.enter(&mut tally, slot, *page, hash_content(&[*byte; 64]));
             }
+            assert_eq!(ledger.tally(), tally);
             tally.digest()
         };
         let sent = digest(&[(1, 1), (2, 2), (1, 3)]);

@@ -85,7 +85,7 @@ impl Connector {
     /// [`ConnectError`].
     pub fn connect(&self, role: Role) -> Result<(Link, u16), ConnectError> {
         let io = |source| ConnectError::Io { address: self.address.clone(), source };
-        let mut link = Link(match &self.address {
+        let mut link = Link::new(match &self.address {
             Address::Unix(path) => Inner::Unix(UnixStream::connect(path).map_err(io)?),
             Address::Tcp(at) => Inner::Tcp(tcp(at).map_err(io)?),
             Address::Tls(at) => {

@@ -145,7 +145,7 @@ impl Listener {
             }),
         };
         match accepted {
-            Ok(inner) => Ok(Some(Link(inner?))),
+            Ok(inner) => Ok(Some(Link::new(inner?))),
             // Whoever knocked has left again.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) =>

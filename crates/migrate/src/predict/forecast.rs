@@ -3,7 +3,7 @@
 use super::curve::{Curve, Drawn};
 use super::draw::normal;
 use super::fit::floor_share;
-use super::play::{Costs, Played, play};
+use super::play::{Costs, Played, Slowing, play};
 use super::remedy::{self, Remedies};
 use super::{Bounds, Conditions, PredictError, Prediction};
 
@@ -41,10 +41,17 @@ impl Future {
     }
 
     /// Plays it with a part of the guest's writes held back, and as [`Costs::with`] says.
-    pub(super) fn play(&self, conditions: &Conditions, throttle: f64, bandwidth: f64, ratio: f64) -> Played {
+    pub(super) fn play(
+        &self,
+        conditions: &Conditions,
+        slowing: Slowing,
+        throttle: f64,
+        bandwidth: f64,
+        ratio: f64,
+    ) -> Played {
         let mut written = self.written(false);
         let costs = self.costs.with(bandwidth, ratio);
-        play(&costs, &conditions.goal, |seconds| written(seconds * (1.0 - throttle)), |_| {})
+        play(&costs, &conditions.goal, slowing, |seconds| written(seconds * (1.0 - throttle)), |_| {})
     }
 
     fn floor(&self) -> (f64, f64) {
@@ -89,19 +96,26 @@ impl Forecast {
     pub fn prediction(&self) -> Prediction {
         let goal = &self.conditions.goal;
         let bounds = |of: &dyn Fn(&Future) -> f64| Bounds::of(self.futures.iter().map(of).collect());
-        let plays: Vec<Played> =
-            self.futures.iter().map(|future| future.play(&self.conditions, 0.0, 1.0, 1.0)).collect();
-        let outcome = |of: &dyn Fn(&Played) -> f64| Bounds::of(plays.iter().map(of).collect());
         let floors: Vec<(f64, f64)> = self.futures.iter().map(Future::floor).collect();
+        let floor_downtime = Bounds::of(floors.iter().map(|(_, seconds)| seconds * 1e3).collect());
+        let foreseen = floor_downtime.most[0] > goal.downtime.as_secs_f64() * 1e3;
+        let slowing = match (self.conditions.throttle, foreseen) {
+            (false, _) => Slowing::Never,
+            (true, false) => Slowing::AtFloor,
+            (true, true) => Slowing::Foreseen,
+        };
+        let played = |future: &Future| future.play(&self.conditions, slowing, 0.0, 1.0, 1.0);
+        let plays: Vec<Played> = self.futures.iter().map(played).collect();
+        let outcome = |of: &dyn Fn(&Played) -> f64| Bounds::of(plays.iter().map(of).collect());
         let mut course = Vec::new();
-        play(&self.middle.costs, goal, self.middle.written(true), |step| course.push(step));
+        play(&self.middle.costs, goal, slowing, self.middle.written(true), |step| course.push(step));
         Prediction {
             hot_pages: bounds(&|future| future.curve.fit.hot),
             dirty_pages_rate: bounds(&|future| future.curve.fit.rate),
             rho: bounds(&Future::rho),
             floor_share: bounds(&|future| floor_share(future.rho())),
             floor_pages: Bounds::of(floors.iter().map(|(pages, _)| *pages).collect()),
-            floor_downtime: Bounds::of(floors.iter().map(|(_, seconds)| seconds * 1e3).collect()),
+            floor_downtime,
             rounds: outcome(&|played| f64::from(played.rounds)).whole(),
             total_time: outcome(&|played| played.total * 1e3),
             downtime: outcome(&|played| played.downtime * 1e3),
@@ -121,7 +135,9 @@ impl Forecast {
 
     /// The share of futures in which the goal is met.
     fn chance(&self, throttle: f64, bandwidth: f64, ratio: f64) -> f64 {
-        let met = |future: &&Future| future.play(&self.conditions, throttle, bandwidth, ratio).met;
+        // Slowing the guest down is itself a remedy: how likely the goal is met is said of one that is left alone.
+        let met =
+            |future: &&Future| future.play(&self.conditions, Slowing::Never, throttle, bandwidth, ratio).met;
         self.futures.iter().filter(met).count() as f64 / PLAYS as f64
     }
 }

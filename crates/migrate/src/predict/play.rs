@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::count;
 use super::{Conditions, Goal};
+use crate::send::ASSUMED_OVERHEAD;
 use crate::send::converge::{Convergence, Verdict};
 
 /// Thirty years: what takes longer does not end.
@@ -28,6 +29,7 @@ pub struct Step {
 pub(super) struct Costs {
     memory_pages: u64,
     first_bytes: f64,
+    first_round: Option<f64>,
     pub(super) page_bytes: f64,
     pub(super) bandwidth: f64,
     setup: f64,
@@ -40,6 +42,7 @@ impl Costs {
         Self {
             memory_pages: of.memory_pages,
             first_bytes: of.first_bytes.value(),
+            first_round: of.first_round.map(|time| time.as_secs_f64()),
             page_bytes: of.page_bytes.value(),
             bandwidth: of.bandwidth.value().max(1.0),
             setup: of.setup.value(),
@@ -52,6 +55,7 @@ impl Costs {
         Self {
             memory_pages: of.memory_pages,
             first_bytes: of.first_bytes.draw(random),
+            first_round: of.first_round.map(|time| time.as_secs_f64()),
             page_bytes: of.page_bytes.draw(random),
             bandwidth: of.bandwidth.draw(random).max(1.0),
             setup: of.setup.draw(random),
@@ -76,7 +80,8 @@ impl Costs {
     }
 
     fn first(&self) -> f64 {
-        (self.round + self.first_bytes / self.bandwidth).min(FOREVER)
+        let expected = self.round + self.first_bytes / self.bandwidth;
+        self.first_round.unwrap_or(expected).min(FOREVER)
     }
 
     /// The pages below which no round comes, and the seconds of downtime that they make.
@@ -104,25 +109,57 @@ pub(super) struct Played {
     pub(super) met: bool,
 }
 
+/// Whether and when a guest is slowed down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slowing {
+    /// It is left alone.
+    Never,
+    /// When its rounds do not get smaller.
+    AtFloor,
+    /// As soon as it was predicted that they will not.
+    Foreseen,
+}
+
+/// The round by whose end there is a prediction.
+const FORESEEN: u32 = 2;
+
 /// Plays a migration of a guest of which `written` says how many pages it writes in so many seconds.
 pub(super) fn play(
     costs: &Costs,
     goal: &Goal,
+    throttle: Slowing,
     mut written: impl FnMut(f64) -> f64,
     mut watch: impl FnMut(Step),
 ) -> Played {
-    let mut convergence = Convergence::new(goal.downtime);
+    let mut convergence = Convergence::new(goal.downtime, ASSUMED_OVERHEAD);
     let (mut pages, mut elapsed) = (costs.memory_pages, costs.first());
     let (mut total, mut rounds) = (costs.setup, 0);
+    // Pages a second to which the guest is held.
+    let mut held_to = f64::INFINITY;
     loop {
         rounds += 1;
         total += elapsed;
         watch(Step { pages, elapsed: elapsed * 1e3 });
         convergence.observe(pages, Duration::from_secs_f64(elapsed));
-        let last = count(written(elapsed));
+        let last = count(written(elapsed).min(held_to * elapsed));
         let late = goal.total.is_some_and(|most| total >= most.as_secs_f64());
         let time = costs.sending(last as f64);
-        if convergence.verdict(late) != Verdict::Another {
+        let verdict = convergence.verdict(late, Some(last));
+        let foreseen = throttle == Slowing::Foreseen && rounds == FORESEEN && verdict == Verdict::Another;
+        let goes_on = match verdict {
+            Verdict::Another if !foreseen => true,
+            Verdict::Another | Verdict::Floor { .. } if throttle != Slowing::Never && !late => {
+                match convergence.slow_down() {
+                    Some(pages) => {
+                        held_to = pages;
+                        true
+                    }
+                    None => false,
+                }
+            }
+            Verdict::Another | Verdict::Floor { .. } | Verdict::Switch => false,
+        };
+        if !goes_on {
             let downtime = (costs.downtime + time).min(FOREVER);
             watch(Step { pages: last, elapsed: time * 1e3 });
             let total = (total + downtime).min(FOREVER);

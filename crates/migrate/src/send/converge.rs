@@ -9,6 +9,13 @@ const SMALL: u64 = 64;
 /// Most rounds; each that makes progress takes a tenth off at least, so that more would hardly change the last set.
 const MOST: u32 = 40;
 
+/// Cuts that are called off because the last set was larger than the goal allows, at most: each stops the guest for a
+/// moment.
+pub(super) const CALLED_OFF: usize = 3;
+
+/// Times that a guest is slowed down by half.
+const SLOWER: u32 = 6;
+
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -28,14 +35,24 @@ pub(crate) enum Verdict {
 /// A round sends what was written during the one before, so with a writing rate of ρ times the link's the sets shrink by
 /// that factor until the guest writes the same pages again within a round; from there on they do not shrink. Where the
 /// goal is met by then the guest is stopped at the first set that is no smaller than the best one: a local minimum.
+///
+/// The last set is what is written between the last harvest and the standstill. So the guest is stopped right after a
+/// round that was short, and what was written meanwhile is known where the tracker can tell.
 #[derive(Debug)]
 pub(crate) struct Convergence {
     goal: Duration,
+    /// The downtime beside its pages.
+    overhead: Duration,
     rounds: u32,
     best: u64,
     stalled: u32,
+    /// How often the guest was slowed down.
+    slowed: u32,
     last: Option<Observed>,
     before: Option<Observed>,
+    /// Nanoseconds of a page, and of a round beside its pages.
+    page: u64,
+    round: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +62,20 @@ struct Observed {
 }
 
 impl Convergence {
-    pub(crate) fn new(goal: Duration) -> Self {
-        Self { goal, rounds: 0, best: u64::MAX, stalled: 0, last: None, before: None }
+    /// `overhead`: what is to be expected of the downtime beside its pages.
+    pub(crate) fn new(goal: Duration, overhead: Duration) -> Self {
+        Self {
+            goal,
+            overhead,
+            rounds: 0,
+            best: u64::MAX,
+            stalled: 0,
+            slowed: 0,
+            last: None,
+            before: None,
+            page: 0,
+            round: 0,
+        }
     }
 
     /// A round of `pages` took `elapsed` until it was in the destination's memory.
@@ -54,10 +83,17 @@ impl Convergence {
         self.rounds += 1;
         self.before = self.last;
         self.last = Some(Observed { pages, elapsed });
+        let nanos = nanos(elapsed);
+        // Of a round of a few pages most is the way there and back; and the first one's holes cost next to nothing.
+        if pages > SMALL || self.rounds <= 2 {
+            self.page = nanos / pages.max(1);
+        }
         // The first is all of memory, and says nothing of the guest.
         if self.rounds == 1 {
             return;
         }
+        let beside = nanos.saturating_sub(pages.saturating_mul(self.page));
+        self.round = if self.rounds == 2 { beside } else { self.round.min(beside) };
         if pages < self.best / 10 * 9 {
             self.best = pages;
             self.stalled = 0;
@@ -65,6 +101,22 @@ impl Convergence {
             self.best = self.best.min(pages);
             self.stalled += 1;
         }
+    }
+
+    /// The guest was stopped, and let run on because too much was left.
+    pub(super) fn called_off(&mut self) {
+        self.stalled = 0;
+    }
+
+    /// Pages a second to which the guest is to be held where the rounds have come to their floor: half of what the link takes,
+    /// a quarter the next time, and so on; `None` if that has been tried often enough.
+    pub(crate) fn slow_down(&mut self) -> Option<f64> {
+        self.slowed += 1;
+        if self.slowed > SLOWER {
+            return None;
+        }
+        (self.stalled, self.best) = (0, u64::MAX);
+        Some(1e9 / as_f64(self.page.max(1)) / f64::from(1_u32 << self.slowed))
     }
 
     /// Pages that the guest writes in a second: the last round's, in the time of the one before.
@@ -82,32 +134,42 @@ impl Convergence {
         u64::try_from(grown).unwrap_or(u64::MAX).min(last.pages.max(1))
     }
 
-    /// How long the pages that are dirty by now take to be sent.
-    pub(crate) fn expected_downtime(&self) -> Duration {
-        let Some(last) = self.last else { return Duration::MAX };
-        if self.before.is_none() {
-            return last.elapsed;
-        }
-        let pages = self.outstanding();
-        let share = u128::from(pages) * last.elapsed.as_nanos() / u128::from(last.pages.max(1));
-        Duration::from_nanos(u64::try_from(share).unwrap_or(u64::MAX))
+    /// How long `pages` take until they are in the destination's memory.
+    pub(super) fn sending(&self, pages: u64) -> Duration {
+        Duration::from_nanos(self.round.saturating_add(pages.saturating_mul(self.page)))
     }
 
-    /// `late`: no time is left for another round.
-    pub(crate) fn verdict(&self, late: bool) -> Verdict {
-        let Some(last) = self.last else { return Verdict::Another };
-        if self.before.is_some() && last.pages <= SMALL {
-            return Verdict::Switch;
+    /// The downtime if the guest were stopped now; `pending`: the pages that are dirty by now, where that is known.
+    pub(crate) fn expected_downtime(&self, pending: Option<u64>) -> Duration {
+        let Some(last) = self.last else { return Duration::MAX };
+        if self.before.is_none() {
+            return self.overhead.saturating_add(last.elapsed);
         }
-        let spent = late || self.stalled >= STALLED || self.rounds >= MOST;
-        let expected = self.expected_downtime();
+        self.overhead.saturating_add(self.sending(pending.unwrap_or_else(|| self.outstanding())))
+    }
+
+    /// `late`: no time is left for another round; `pending` as above.
+    pub(crate) fn verdict(&self, late: bool, pending: Option<u64>) -> Verdict {
+        let Some(last) = self.last else { return Verdict::Another };
+        let expected = self.expected_downtime(pending);
         let met = expected <= self.goal;
-        match (spent, met, self.stalled > 0 && self.rounds > 2) {
+        let spent = late || self.stalled >= STALLED || self.rounds >= MOST + MOST / 4 * self.slowed;
+        let small = self.before.is_some() && pending.unwrap_or(last.pages) <= SMALL;
+        match (spent || small, met, self.stalled > 0 && self.rounds > 2) {
             (_, true, true) | (true, true, _) => Verdict::Switch,
             (true, false, _) => Verdict::Floor { expected },
             _ => Verdict::Another,
         }
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "nanoseconds of a page")]
+fn as_f64(nanos: u64) -> f64 {
+    nanos as f64
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -118,13 +180,13 @@ mod tests {
 
     /// A guest that writes uniformly over `hot` pages, `rate` times as fast as pages are sent; memory of a million.
     fn play(hot: f64, rate: f64, goal: Duration) -> (u32, u64, Verdict) {
-        let mut convergence = Convergence::new(goal);
+        let mut convergence = Convergence::new(goal, Duration::ZERO);
         let mut pages = 1e6_f64;
         loop {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of pages")]
             let count = pages as u64;
             convergence.observe(count, Duration::from_nanos(count * PAGE_NS));
-            let verdict = convergence.verdict(false);
+            let verdict = convergence.verdict(false, None);
             if verdict != Verdict::Another {
                 return (convergence.rounds, count, verdict);
             }

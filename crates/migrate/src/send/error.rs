@@ -53,14 +53,22 @@ pub enum DepartError {
     /// The goal cannot be met, and it was asked to give up rather than miss it.
     #[error(
         "the downtime would be {expected:.1?}, and {wanted:.1?} was asked for: the guest writes faster than pages are sent. \
-         Give it more bandwidth, allow more downtime, or prefer the downtime that is possible (--prefer downtime)"
+         {advice}Give it more bandwidth, allow more downtime, or prefer the downtime that is possible (--prefer downtime)"
     )]
     Goal {
         /// What would have come of it.
         expected: Duration,
         /// What was asked for.
         wanted: Duration,
+        /// What it would take, in a sentence; empty if nothing is known to help.
+        advice: String,
     },
+    /// It offers hashes of pages that are none of the machine's.
+    #[error(transparent)]
+    Seed(#[from] crate::codec::SeedError),
+    /// What the destination holds is nothing to go on from.
+    #[error("the pages that the destination holds are not known any more; migrate again from the start")]
+    NothingHeld,
     /// The destination has everything and cannot run it.
     #[error("the destination could not make the guest ready: {0}")]
     Failed(String),
@@ -110,10 +118,16 @@ pub struct Departed {
     pub error: Box<DepartError>,
     /// What the guest does.
     pub guest: SourceGuest,
+    /// What a migration that goes on from here needs, where the link was cut and the destination keeps what it has.
+    pub resumable: Option<Box<super::Resumable>>,
 }
 
 impl Departed {
     pub(super) fn new(error: DepartError, guest: SourceGuest) -> Self {
-        Self { error: Box::new(error), guest }
+        Self { error: Box::new(error), guest, resumable: None }
+    }
+
+    pub(super) fn resumable(self, resumable: Option<super::Resumable>) -> Self {
+        Self { resumable: resumable.map(Box::new), ..self }
     }
 }

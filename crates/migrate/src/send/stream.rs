@@ -1,17 +1,19 @@
 //! One connection for pages, at the source.
 
+use std::collections::VecDeque;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ringmark_dirty::{DirtyPages, PageSize, SlotId};
+use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
 use ringmark_track::Memory;
 
 use super::DepartError;
-use crate::codec::{Encoded, Encoder, Ledger, Tally, hash_content};
+use crate::codec::{Encoded, Encoder, Ledger, Seeded, Tally, hash_content};
 use crate::limit::Limiter;
 use crate::link::Link;
-use crate::wire::frame::{self, FrameError};
+use crate::wire::frame::{self, FrameError, LAST};
 use crate::wire::{Encoding, Kind, Run};
 
 /// Pages that are read and sent at a time, and the granule in which pages are dealt out to streams.
@@ -28,11 +30,15 @@ pub(super) struct Round<'a> {
     pub(super) pages: &'a DirtyPages,
     /// Pages that are holes: zeros that need no reading.
     pub(super) holes: Option<&'a DirtyPages>,
+    /// What the destination has of an old image.
+    pub(super) seeded: Option<&'a Seeded>,
     pub(super) ledger: &'a Ledger,
     pub(super) limiter: &'a Limiter,
     pub(super) cancel: &'a AtomicBool,
     pub(super) number: u32,
     pub(super) streams: u64,
+    /// Nothing follows: it is not waited for.
+    pub(super) last: bool,
 }
 
 /// One stream.
@@ -48,6 +54,12 @@ pub(super) struct Outgoing {
     acknowledged: u64,
     tally: Tally,
     buffer: Vec<u8>,
+    /// Spent on pages that are no holes, waits included, and their bytes.
+    paged: (Duration, u64),
+    /// Pages on their way, with the bytes that were sent by their end.
+    unconfirmed: VecDeque<(u64, SlotId, Range<u64>)>,
+    /// Pages of the round that are in the destination's memory.
+    confirmed: DirtyPages,
 }
 
 impl Outgoing {
@@ -57,6 +69,7 @@ impl Outgoing {
         page_size: PageSize,
         allowed: &[Encoding],
         held: usize,
+        slots: &SlotTable,
     ) -> Self {
         let page = usize::try_from(page_size.bytes()).unwrap_or(usize::MAX);
         Self {
@@ -69,6 +82,9 @@ impl Outgoing {
             acknowledged: 0,
             tally: Tally::default(),
             buffer: Vec::new(),
+            paged: (Duration::ZERO, 0),
+            unconfirmed: VecDeque::new(),
+            confirmed: DirtyPages::new(slots),
         }
     }
 
@@ -76,9 +92,41 @@ impl Outgoing {
         self.tally
     }
 
+    /// What pages that are no holes cost so far: time, waits included, and bytes.
+    pub(super) fn paged(&self) -> (Duration, u64) {
+        self.paged
+    }
+
+    /// Pages of the round under way that are in the destination's memory, as far as it has said.
+    pub(super) fn confirmed(&self) -> &DirtyPages {
+        &self.confirmed
+    }
+
+    /// Pages were sent; and some of those before may have been acknowledged by now.
+    fn sent_run(&mut self, slot: SlotId, first: u64, count: u64) {
+        self.unconfirmed.push_back((self.sent, slot, first..first + count));
+        while let Some((_, slot, pages)) =
+            self.unconfirmed.pop_front_if(|(end, ..)| *end <= self.acknowledged)
+        {
+            if let Some(set) = self.confirmed.slot_mut(slot) {
+                set.insert_range(pages);
+            }
+        }
+    }
+
     /// Sends this stream's share of a round, and returns when the destination has it in memory.
     pub(super) fn round(&mut self, round: &Round<'_>) -> Result<Encoded, DepartError> {
+        let done = self.share(round)?;
+        self.settle(round)?;
+        Ok(done)
+    }
+
+    /// Sends this stream's share of a round and its barrier.
+    pub(super) fn share(&mut self, round: &Round<'_>) -> Result<Encoded, DepartError> {
         let mut done = Encoded::default();
+        // The barrier of the round before has confirmed whatever was sent by then.
+        self.unconfirmed.clear();
+        drop(self.confirmed.take());
         for (slot, run) in round.pages.runs() {
             let mut first = run.start;
             while first < run.end {
@@ -86,12 +134,36 @@ impl Outgoing {
                 let end = run.end.min((first / CHUNK + 1) * CHUNK);
                 if (first / CHUNK) % round.streams == self.index {
                     done.add(self.chunk(round, slot, first, end - first)?);
+                    self.sent_run(slot, first, end - first);
                 }
                 first = end;
             }
         }
-        self.barrier(round.number)?;
+        let last = if round.last { LAST } else { 0 };
+        frame::send(&mut self.link, Kind::Barrier, &(u64::from(round.number) | last).to_le_bytes())?;
+        self.link.flush()?;
         Ok(done)
+    }
+
+    /// Waits until the destination has everything in memory that was sent before, unless nothing follows.
+    pub(super) fn settle(&mut self, round: &Round<'_>) -> Result<(), DepartError> {
+        if round.last {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        loop {
+            let frame = frame::receive(self.link.get_mut())?;
+            match frame.kind {
+                Kind::Acknowledgement => {
+                    self.acknowledged = advanced(&frame.payload, self.sent, self.acknowledged)?;
+                }
+                Kind::Barrier if frame.payload == u64::from(round.number).to_le_bytes() => {
+                    self.paged.0 += begun.elapsed();
+                    return Ok(());
+                }
+                found => return Err(FrameError::Unexpected { found, expected: Kind::Barrier }.into()),
+            }
+        }
     }
 
     fn chunk(
@@ -108,13 +180,49 @@ impl Outgoing {
         if (first..first + count).all(is_hole) {
             return self.zeros(round, slot, first, count);
         }
+        let (begun, before) = (Instant::now(), self.sent);
         let length = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(self.page);
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(length, 0);
         let read = round.memory.read_run(slot, first, &mut buffer);
-        let result = read.map_err(DepartError::Memory).and_then(|()| self.send(round, slot, first, &buffer));
+        let result = read.map_err(DepartError::Memory).and_then(|()| match round.seeded {
+            Some(seeded) => self.send_new(round, seeded, slot, first, &buffer),
+            None => self.send(round, slot, first, &buffer),
+        });
         self.buffer = buffer;
+        self.paged.0 += begun.elapsed();
+        self.paged.1 += self.sent - before;
         result
+    }
+
+    /// Sends what the destination has not.
+    fn send_new(
+        &mut self,
+        round: &Round<'_>,
+        seeded: &Seeded,
+        slot: SlotId,
+        first: u64,
+        bytes: &[u8],
+    ) -> Result<Encoded, DepartError> {
+        let mut done = Encoded::default();
+        let pages: Vec<(u64, &[u8])> = (first..).zip(bytes.chunks_exact(self.page)).collect();
+        let has: Vec<bool> = pages.iter().map(|(page, bytes)| seeded.has(slot, *page, bytes)).collect();
+        let mut at = 0;
+        for same in has.chunk_by(PartialEq::eq) {
+            let (start, end) = (at, at + same.len());
+            at = end;
+            if same[0] {
+                // As if it had been sent: the digest says in the end whether it is there.
+                for (page, bytes) in &pages[start..end] {
+                    round.ledger.enter(&mut self.tally, slot, *page, hash_content(bytes));
+                }
+                done.known += same.len() as u64;
+            } else {
+                let bytes = &bytes[start * self.page..end * self.page];
+                done.add(self.send(round, slot, first + start as u64, bytes)?);
+            }
+        }
+        Ok(done)
     }
 
     fn send(
@@ -128,7 +236,7 @@ impl Outgoing {
             round.ledger.enter(&mut self.tally, slot, page, hash_content(bytes));
         }
         let Self { link, encoder, sent, acknowledged, .. } = self;
-        let (mut wire, mut time) = (0, std::time::Duration::ZERO);
+        let (mut wire, mut time) = (0, Duration::ZERO);
         let encoded = encoder.encode(slot, first, bytes, round.number > 1, &mut |frame| {
             let begun = Instant::now();
             round.limiter.take(frame.len());
@@ -160,22 +268,6 @@ impl Outgoing {
         frame::send(&mut self.link, Kind::Pages, &frame)?;
         self.sent += frame.len() as u64;
         Ok(Encoded { zero: count, bytes: frame.len() as u64, ..Encoded::default() })
-    }
-
-    /// Waits until the destination has everything in memory that was sent before.
-    fn barrier(&mut self, number: u32) -> Result<(), DepartError> {
-        frame::send(&mut self.link, Kind::Barrier, &u64::from(number).to_le_bytes())?;
-        self.link.flush()?;
-        loop {
-            let frame = frame::receive(self.link.get_mut())?;
-            match frame.kind {
-                Kind::Acknowledgement => {
-                    self.acknowledged = advanced(&frame.payload, self.sent, self.acknowledged)?;
-                }
-                Kind::Barrier if frame.payload == u64::from(number).to_le_bytes() => return Ok(()),
-                found => return Err(FrameError::Unexpected { found, expected: Kind::Barrier }.into()),
-            }
-        }
     }
 }
 

@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringmark_track::{Audit, Cut, OpenEpoch, Sealed};
+use ringmark_track::{Audit, Cut, OpenEpoch, Sealed, Vcpus};
 
-use super::{DepartError, Departed, Departing, Departure, SendProgress, SourceGuest, inquire};
+use super::converge::{CALLED_OFF, Verdict};
+use super::{DepartError, Departed, Departing, Departure, Prefer, SendProgress, SourceGuest, inquire};
 use crate::handover::SourceDuty;
 use crate::link::Link;
-use crate::report::{Report, Status, milliseconds};
+use crate::report::{CalledOff, Report, Status, Throttled, milliseconds};
 use crate::wire::{Message, Prepared, Standing};
 
 /// How long to wait before a destination that did not answer is asked again.
@@ -18,58 +19,75 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// A sealed cut whose vCPUs outlive it.
 type Standstill<'t, 'h, V> = Cut<'t, Sealed<&'h mut V>>;
 
+/// What came of stopping the guest.
+enum Halt<'t, 'h, V: Vcpus> {
+    /// The destination is prepared to run it. Dropping the cut lets it run on here.
+    Prepared(Standstill<'t, 'h, V>, Prepared),
+    /// More was left than the goal allows, and the guest runs on.
+    CalledOff(OpenEpoch<'t>),
+}
+
 impl<'a, M: Departing> Departure<'a, M> {
-    /// Stops the guest, sends what is left, and hands the guest over.
-    pub(super) fn switch_over(
+    /// Sends rounds, stops the guest, sends what is left, and hands the guest over.
+    pub(super) fn travel(
         mut self,
-        epoch: OpenEpoch<'_>,
+        mut epoch: OpenEpoch<'_>,
         watch: &mut dyn FnMut(&SendProgress<'_>),
     ) -> Result<Report, Departed> {
-        let stopped = Instant::now();
         let machine = self.machine;
-        // Outlives the cut, which either resumes it or leaves it standing.
-        let mut halted = machine.halt();
-        let (sealed, prepared) = match self.prepare(epoch, &mut halted, stopped, watch) {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                // The cut was dropped: the guest runs on, and its pages are the tracker's.
-                self.call_off(&error);
-                return Err(Departed::new(error, SourceGuest::RunsOn));
+        loop {
+            if let Err(error) = self.precopy(&mut epoch, watch) {
+                return Err(self.stay(error));
             }
-        };
-        match self.commit() {
-            Ok((SourceDuty::End, resume)) => {
-                let downtime = stopped.elapsed();
-                sealed.stand_still();
-                machine.leave(halted, false);
-                self.conclude(downtime, prepared, resume);
-                watch(&SendProgress { report: &self.report, stopped: true });
-                Ok(self.report)
-            }
-            Ok(_) => {
-                drop(sealed);
-                let error = DepartError::Failed("it gave the guest up after it had been prepared".into());
-                Err(Departed::new(error, SourceGuest::RunsOn))
-            }
-            Err(error) => {
-                sealed.stand_still();
-                machine.leave(halted, true);
-                Err(Departed::new(error, SourceGuest::Undecided))
-            }
+            let stopped = Instant::now();
+            // Outlives the cut, which either resumes it or leaves it standing.
+            let mut halted = machine.halt();
+            let (sealed, prepared) = match self.prepare(epoch, &mut halted, stopped) {
+                Ok(Halt::Prepared(sealed, prepared)) => (sealed, prepared),
+                Ok(Halt::CalledOff(again)) => {
+                    epoch = again;
+                    continue;
+                }
+                Err(error) => {
+                    // The cut was dropped: the guest runs on, and its pages are the tracker's.
+                    return Err(self.stay(error));
+                }
+            };
+            return match self.commit() {
+                Ok((SourceDuty::End, resume)) => {
+                    let (downtime, total) = (stopped.elapsed(), self.begun.elapsed());
+                    sealed.stand_still();
+                    machine.leave(halted, false);
+                    self.take_prediction(true);
+                    self.conclude(downtime, total, prepared, resume);
+                    watch(&SendProgress { report: &self.report, stopped: true });
+                    Ok(self.report)
+                }
+                Ok(_) => {
+                    drop(sealed);
+                    let error = DepartError::Failed("it gave the guest up after it had been prepared".into());
+                    Err(Departed::new(error, SourceGuest::RunsOn))
+                }
+                Err(error) => {
+                    sealed.stand_still();
+                    machine.leave(halted, true);
+                    Err(Departed::new(error, SourceGuest::Undecided))
+                }
+            };
         }
     }
 
-    /// The last pages and the state, until the destination is prepared to run the guest. Dropping the cut that this returns
-    /// lets it run on here.
+    /// The last pages and the state, until the destination is prepared to run the guest; or none of it, if the guest would
+    /// stand still for longer than was asked for and may not have to.
+    ///
+    /// From here on nobody is called who may take his time.
     fn prepare<'t, 'h>(
         &mut self,
         epoch: OpenEpoch<'t>,
         halted: &'h mut M::Halted<'a>,
         begun: Instant,
-        watch: &mut dyn FnMut(&SendProgress<'_>),
-    ) -> Result<(Standstill<'t, 'h, M::Halted<'a>>, Prepared), DepartError> {
+    ) -> Result<Halt<'t, 'h, M::Halted<'a>>, DepartError> {
         let machine = self.machine;
-        self.side = self.side.stop();
         let mut clock = Lap(begun);
         let cut = epoch.cut().stop(halted)?;
         self.report.downtime_breakdown.kick = clock.lap();
@@ -77,13 +95,23 @@ impl<'a, M: Departing> Departure<'a, M> {
         self.report.downtime_breakdown.save = clock.lap();
         let sealed = cut.seal()?;
         self.report.downtime_breakdown.harvest = clock.lap();
+        if let Some(expected) = self.exceeds_goal(sealed.pages().len(), begun) {
+            if self.report.called_off.len() < CALLED_OFF && !self.is_late() {
+                let pages = sealed.pages().len();
+                let epoch = sealed.call_off()?;
+                self.convergence.called_off();
+                self.report.called_off.push(CalledOff { pages, elapsed: milliseconds(begun.elapsed()) });
+                return Ok(Halt::CalledOff(epoch));
+            }
+            if self.options.prefer == Prefer::Guest {
+                return Err(self.goal(expected));
+            }
+        }
+        self.side = self.side.stop();
         let before = self.report.ram.transferred;
-        let sent = self.send(sealed.pages(), None)?;
+        let sent = self.send(sealed.pages(), true)?;
         let elapsed = clock.lap();
         self.report.downtime_breakdown.pages = elapsed;
-        self.note(sealed.pages(), &sent, Duration::from_secs_f64(elapsed / 1e3), Duration::ZERO);
-        self.report.ram.downtime_bytes = self.report.ram.transferred - before;
-        self.report.ram.remaining = 0;
         if let Some(rate) = self.options.audit {
             let found = self.ledger.escapes(machine.memory(), rate).map_err(DepartError::Memory)?;
             self.report.downtime_breakdown.audit = clock.lap();
@@ -100,15 +128,28 @@ impl<'a, M: Departing> Departure<'a, M> {
             None
         };
         let digest = self.digest();
-        Message::Prepare { state, digest, full_digest }.send(&mut self.control)?;
-        watch(&SendProgress { report: &self.report, stopped: true });
+        self.asked = true;
+        Message::Prepare { state, digest, full_digest, ends_streams: self.ends_streams }
+            .send(&mut self.control)?;
+        self.note(sealed.pages(), &sent, Duration::from_secs_f64(elapsed / 1e3), Duration::ZERO);
+        self.report.ram.downtime_bytes = self.report.ram.transferred - before;
+        self.report.ram.remaining = 0;
         match Message::receive(&mut self.control)? {
             // Until here a cancellation is in time: nothing was promised to the destination.
             Message::Prepared(_) if self.cancel.load(Ordering::Relaxed) => Err(DepartError::Cancelled),
-            Message::Prepared(prepared) => Ok((sealed, prepared)),
+            Message::Prepared(prepared) => Ok(Halt::Prepared(sealed, prepared)),
             Message::Failed { reason } => Err(DepartError::Failed(reason)),
             other => Err(DepartError::OutOfTurn(other.name())),
         }
+    }
+
+    /// The downtime to be expected of a guest that was stopped at `begun` and has left `pages`, if that is more than was asked
+    /// for and more than was known when it was stopped.
+    fn exceeds_goal(&self, pages: u64, begun: Instant) -> Option<Duration> {
+        // What is still to come beside the pages is taken for another two times there and back.
+        let expected = begun.elapsed() + self.convergence.sending(pages) + self.convergence.sending(0) * 2;
+        let unforeseen = self.convergence.verdict(true, None) == Verdict::Switch;
+        (unforeseen && expected > self.options.max_downtime).then_some(expected)
     }
 
     /// Tells the destination to run the guest, and finds out whether it does.
@@ -149,10 +190,13 @@ impl<'a, M: Departing> Departure<'a, M> {
         }
     }
 
-    fn conclude(&mut self, downtime: Duration, prepared: Prepared, resume: u64) {
+    fn conclude(&mut self, downtime: Duration, total: Duration, prepared: Prepared, resume: u64) {
         let report = &mut self.report;
         report.status = Status::Completed;
-        report.total_time = milliseconds(self.begun.elapsed());
+        if let Some(throttle) = self.throttle.as_ref().filter(|throttle| throttle.is_engaged()) {
+            report.throttle = Throttled::of(throttle, report.throttle.pages_per_second);
+        }
+        report.total_time = milliseconds(total);
         report.downtime = milliseconds(downtime);
         let ms = |nanos| milliseconds(Duration::from_nanos(nanos));
         let parts = &mut report.downtime_breakdown;

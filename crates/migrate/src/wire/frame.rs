@@ -1,6 +1,6 @@
 //! Frames: a kind, a length, a checksum, and a payload.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -50,6 +50,9 @@ impl Kind {
         }
     }
 }
+
+/// In a barrier: nothing follows it on this stream, and it is not sent back. Only where that was agreed.
+pub const LAST: u64 = 1 << 63;
 
 /// A frame as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +114,17 @@ pub fn send(to: &mut (impl Write + ?Sized), kind: Kind, payload: &[u8]) -> io::R
     header[..4].copy_from_slice(&kind.number().to_le_bytes());
     header[4..8].copy_from_slice(&length.to_le_bytes());
     header[8..].copy_from_slice(&check(kind, payload).to_le_bytes());
-    to.write_all(&header)?;
-    to.write_all(payload)
+    // In one go where the connection can: a message is one system call and one segment.
+    let mut parts = &mut [IoSlice::new(&header), IoSlice::new(payload)][..];
+    while !parts.is_empty() {
+        match to.write_vectored(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut parts, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Receives a frame into `payload`, whose memory is used again, and returns its kind.

@@ -29,6 +29,17 @@ impl Session {
         Ok(Self(bytes))
     }
 
+    /// As a number.
+    pub(crate) const fn number(self) -> u128 {
+        u128::from_le_bytes(self.0)
+    }
+
+    /// Eight of its bytes, which are random as all are.
+    pub(crate) fn half(self) -> u64 {
+        let (halves, _) = self.0.as_chunks::<8>();
+        u64::from_le_bytes(halves[0])
+    }
+
     #[cfg(test)]
     pub(crate) const fn of(byte: u8) -> Self {
         Self([byte; 16])
@@ -85,6 +96,13 @@ pub struct Offer {
     pub streams: u16,
     /// Whether the whole of memory is compared before the guest runs.
     pub verify_full: bool,
+    /// The session whose link was cut and whose pages the destination may still hold: only what was not confirmed, or was
+    /// written since, is sent if it does.
+    #[serde(default)]
+    pub resume: Option<Session>,
+    /// Whether the source compares pages with what the destination has of an old image, if it has.
+    #[serde(default)]
+    pub takes_hashes: bool,
 }
 
 /// A memslot of an offer.
@@ -168,6 +186,27 @@ pub struct Prepared {
     pub load: u64,
 }
 
+/// Pages that a destination has of an old image of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed {
+    /// How many.
+    pub pages: u64,
+    /// Of the hashes: random, so that nobody who wrote the pages knew it.
+    pub key: u64,
+}
+
+/// Hashes of consecutive pages of a memslot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hashes {
+    /// The memslot, address space included.
+    pub slot: u32,
+    /// The first page, counted from the slot's start.
+    pub first: u64,
+    /// Eight bytes a page.
+    #[serde(with = "bytes")]
+    pub hashes: Vec<u8>,
+}
+
 /// A message. Those above the line are the source's, those below it the destination's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -183,6 +222,9 @@ pub enum Message {
         digest: u64,
         /// One number over the whole of memory, where that is asked for.
         full_digest: Option<u64>,
+        /// Each stream ends with a barrier that says so: what comes before it is still to be waited for.
+        #[serde(default)]
+        ends_streams: bool,
     },
     /// Let it run: the source never will again.
     Commit {
@@ -210,7 +252,21 @@ pub enum Message {
         streams: u16,
         /// What a stream says to prove that it belongs to this session.
         token: Session,
+        /// What was held of the session that was offered to be resumed is here.
+        #[serde(default)]
+        resumed: bool,
+        /// Streams may end with a barrier that is not sent back.
+        #[serde(default)]
+        ends_streams: bool,
+        /// Seconds for which what has arrived is kept if the link is lost.
+        #[serde(default)]
+        keeps: u64,
+        /// What is here of an old image of the machine; the hashes follow.
+        #[serde(default)]
+        seed: Option<Seed>,
     },
+    /// Pages of the old image: their hashes.
+    Hashes(Hashes),
     /// The offer is not taken.
     Refuse(Refusal),
     /// The first words of a stream, from the source.
@@ -262,6 +318,7 @@ impl Message {
             Self::Abort { .. } => "abort",
             Self::Ask { .. } => "ask",
             Self::Accept { .. } => "accept",
+            Self::Hashes(_) => "hashes",
             Self::Refuse(_) => "refuse",
             Self::Join { .. } => "join",
             Self::Prepared(_) => "prepared",
@@ -349,6 +406,8 @@ mod tests {
             encodings: vec![Encoding::Raw, Encoding::Delta],
             streams: 2,
             verify_full: false,
+            resume: Some(Session::of(3)),
+            takes_hashes: true,
         }
     }
 
@@ -357,11 +416,20 @@ mod tests {
         let refusal = Refusal { what: "no".into(), advice: Some("ask elsewhere".into()) };
         vec![
             Message::Offer(Box::new(offer())),
-            Message::Prepare { state: vec![0; 1000], digest: 5, full_digest: Some(6) },
+            Message::Prepare { state: vec![0; 1000], digest: 5, full_digest: Some(6), ends_streams: true },
             Message::Commit { session },
             Message::Abort { session, reason: "cancelled".into() },
             Message::Ask { session },
-            Message::Accept { encodings: vec![Encoding::Zero], streams: 1, token: session },
+            Message::Accept {
+                encodings: vec![Encoding::Zero],
+                streams: 1,
+                token: session,
+                resumed: true,
+                ends_streams: true,
+                keeps: 60,
+                seed: Some(Seed { pages: 1, key: 2 }),
+            },
+            Message::Hashes(Hashes { slot: 0, first: 5, hashes: vec![1; 8] }),
             Message::Refuse(refusal),
             Message::Join { token: session },
             Message::Prepared(Prepared { pages: 1, digest: 2, load: 3 }),
@@ -378,6 +446,19 @@ mod tests {
             message.send(&mut bytes).unwrap();
             assert_eq!(Message::receive(&mut bytes.as_slice()).unwrap(), message);
         }
+    }
+
+    #[test]
+    fn what_an_older_peer_does_not_say_is_nothing() {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&all()[5], &mut bytes).unwrap();
+        let mut value: ciborium::Value = ciborium::from_reader(bytes.as_slice()).unwrap();
+        let accept = value.as_map_mut().unwrap()[0].1.as_map_mut().unwrap();
+        accept.retain(|(name, _)| ["encodings", "streams", "token"].contains(&name.as_text().unwrap()));
+        let mut old = Vec::new();
+        ciborium::into_writer(&value, &mut old).unwrap();
+        let accept = Message::decode(&old).unwrap();
+        assert!(matches!(accept, Message::Accept { resumed: false, keeps: 0, seed: None, .. }), "{accept:?}");
     }
 
     #[test]
@@ -398,7 +479,7 @@ mod tests {
     proptest! {
         #[test]
         fn damaged_messages_do_no_harm(
-            which in 0..12_usize,
+            which in 0..13_usize,
             at in any::<prop::sample::Index>(),
             byte in any::<u8>(),
         ) {

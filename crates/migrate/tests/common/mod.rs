@@ -6,6 +6,7 @@
     reason = "shared by the test programs, each of which uses a part"
 )]
 
+pub mod engine;
 pub mod guest;
 pub mod proxy;
 pub mod run;

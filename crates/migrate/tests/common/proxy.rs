@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// Which way bytes travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
     ToDestination,
     ToSource,
@@ -62,6 +62,13 @@ impl Proxy {
 
     pub fn has_broken(&self) -> bool {
         self.state.broken.load(Ordering::SeqCst)
+    }
+
+    /// Where what was sent at a time ended, counted in bytes: a message each, unless two followed each other closely.
+    pub fn ends(&self, role: u8, way: Way) -> Vec<u64> {
+        let seen = self.state.seen.lock().unwrap();
+        let lengths = seen.iter().filter(|(r, w, _)| *r == role && *w == way).map(|(.., bytes)| *bytes);
+        lengths.scan(0, |end, length| Some(std::mem::replace(end, *end + length) + length)).collect()
     }
 
     /// Bytes that went over connections of `role` in direction `way`.

@@ -16,12 +16,14 @@ pub(super) fn conditions(bandwidth: f64, seed: u64) -> Conditions {
     Conditions {
         memory_pages: MEMORY,
         first_bytes: Estimate::exact(MEMORY as f64 * 4096.0),
+        first_round: None,
         page_bytes: Estimate::around(4_100.0, 0.02),
         bandwidth: Estimate::around(bandwidth, 0.05),
         setup: Estimate::around(0.005, 0.2),
         round: Estimate::around(0.0003, 0.2),
         downtime: Estimate::around(0.001, 0.2),
         goal: Goal { downtime: Duration::from_millis(5), total: None },
+        throttle: false,
         seed,
     }
 }

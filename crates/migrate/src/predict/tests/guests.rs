@@ -6,6 +6,7 @@ use ringmark_dirty::{DirtyPages, Gfn, Memslot, SlotId, SlotTable};
 
 use crate::predict::draw::normal;
 use crate::predict::{Conditions, Sampler};
+use crate::send::ASSUMED_OVERHEAD;
 use crate::send::converge::{Convergence, Verdict};
 
 /// Pages of memory of every guest.
@@ -114,7 +115,7 @@ impl Guest {
         let mut random = self.random.fork();
         let bandwidth = conditions.bandwidth.draw(&mut random);
         let page_bytes = conditions.page_bytes.draw(&mut random);
-        let mut convergence = Convergence::new(conditions.goal.downtime);
+        let mut convergence = Convergence::new(conditions.goal.downtime, ASSUMED_OVERHEAD);
         let mut total = conditions.setup.draw(&mut random);
         let mut elapsed =
             conditions.round.draw(&mut random) + conditions.first_bytes.draw(&mut random) / bandwidth;
@@ -126,7 +127,7 @@ impl Guest {
             let written = self.run(elapsed).len();
             let time = written as f64 * page_bytes / bandwidth * (0.01 * normal(&mut random)).exp();
             let late = conditions.goal.total.is_some_and(|most| total >= most.as_secs_f64());
-            if convergence.verdict(late) != Verdict::Another {
+            if convergence.verdict(late, Some(written)) != Verdict::Another {
                 let downtime = conditions.downtime.draw(&mut random) + time;
                 return (rounds, (total + downtime) * 1e3, downtime * 1e3);
             }

@@ -22,12 +22,14 @@ fn smooth(hot: f64, rate: f64) -> Vec<Window> {
 
 fn exact(bandwidth: f64, goal: Duration) -> Conditions {
     Conditions {
+        first_round: None,
         page_bytes: Estimate::exact(4096.0),
         bandwidth: Estimate::exact(bandwidth),
         setup: Estimate::exact(0.0),
         round: Estimate::exact(0.0),
         downtime: Estimate::exact(0.001),
         goal: Goal { downtime: goal, total: None },
+        throttle: false,
         ..conditions(bandwidth, 7)
     }
 }
@@ -182,7 +184,7 @@ proptest! {
         let goal =
             Goal { downtime: Duration::from_nanos(downtime), total: total.map(Duration::from_millis) };
         let conditions =
-            Conditions { memory_pages, first_bytes, page_bytes, bandwidth, setup, round, downtime: fixed, goal, seed };
+            Conditions { memory_pages, first_bytes, first_round: None, page_bytes, bandwidth, setup, round, downtime: fixed, goal, throttle: false, seed };
         if let Ok(prediction) = predict(&windows, &conditions) {
             for number in numbers(&prediction) {
                 prop_assert!(number.is_finite() && number >= 0.0, "{number} in {prediction:?}");
