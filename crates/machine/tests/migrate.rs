@@ -16,7 +16,7 @@ use moving::{arrivals, connector, listener, migrate, moved};
 use ringmark_guest::Pattern;
 use ringmark_machine::{
     ArrivalOptions, Arrivals, CheckpointError, CheckpointOptions, End, HypervisorWish, Loading, Machine,
-    MachineConfig, MigrateError, RestoreOptions, RunState,
+    MachineConfig, RestoreOptions, RunState,
 };
 use ringmark_migrate::receive::{ReceiveError, ReceiveOptions, receive};
 use ringmark_migrate::send::{DepartError, SendOptions, SourceGuest};

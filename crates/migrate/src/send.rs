@@ -433,12 +433,14 @@ impl<'a, M: Departing> Departure<'a, M> {
         epoch: &mut OpenEpoch<'_>,
     ) -> Result<(DirtyPages, Encoded, Duration), DepartError> {
         let mut pages = epoch.round()?;
-        let first = self.report.rounds.is_empty();
-        if first && !self.report.resumed {
-            pages.insert_all();
-        }
         self.report.ram.remaining = pages.len() * self.page_size.bytes();
-        if first {
+        if self.report.rounds.is_empty() {
+            // Every page, whatever the epoch began with, but for those that the destination holds as they are.
+            pages.insert_all();
+            if let Some(held) = epoch.acknowledged(self.consumer) {
+                pages.subtract(held);
+            }
+            self.report.ram.remaining = pages.len() * self.page_size.bytes();
             // Holes are looked for after logging was switched on: one that is filled meanwhile is in a later round.
             let holes = self.machine.holes().map_err(DepartError::Holes)?;
             let mut first = self.first_round(epoch, &pages, &holes)?;

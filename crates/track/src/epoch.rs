@@ -247,15 +247,20 @@ impl<'t> OpenEpoch<'t> {
         }
     }
 
-    /// Makes the first round every page of memory but those that `consumer` has acknowledged in the epoch that rolled back, and
-    /// that were not written since; whether there are any. To be called before the first round, and by a consumer that
-    /// does hold them. What was written is the epoch's all the same.
+    /// What `consumer` holds as it is: acknowledged, in this epoch or in one that rolled back, and not harvested since.
+    #[must_use]
+    pub fn acknowledged(&self, consumer: u128) -> Option<&DirtyPages> {
+        let held = self.owned.acknowledged.as_ref().filter(|held| held.consumer == consumer);
+        held.map(|held| &held.pages)
+    }
+
+    /// Leaves out of the first round what `consumer` has acknowledged in the epoch that rolled back; whether it has, and still
+    /// holds it. To be called before the first round, and by a consumer that does hold it. The pages are the epoch's
+    /// all the same.
     pub fn go_on(&mut self, consumer: u128) -> bool {
         let Owned { acknowledged, fresh, .. } = &mut self.owned;
         match acknowledged {
             Some(held) if held.consumer == consumer => {
-                // Of memory, not of the epoch: this need not be one that began with a base.
-                fresh.insert_all();
                 fresh.subtract(&held.pages);
                 true
             }
