@@ -124,21 +124,23 @@ impl Decoder {
             }
             return self.store(run, bytes, memory, seen);
         }
-        let mut pages = std::mem::take(&mut self.pages);
-        pages.clear();
-        pages.resize(length, 0);
+        let mut room = std::mem::take(&mut self.pages);
+        if room.len() < length {
+            room.resize(length, 0);
+        }
+        let pages = &mut room[..length];
         let got = match run.encoding {
-            Encoding::Zstd => zstd::bulk::decompress_to_buffer(bytes, &mut pages).map_err(|e| e.to_string()),
-            _ => lz4_flex::block::decompress_into(bytes, &mut pages).map_err(|e| e.to_string()),
+            Encoding::Zstd => zstd::bulk::decompress_to_buffer(bytes, pages).map_err(|e| e.to_string()),
+            _ => lz4_flex::block::decompress_into(bytes, pages).map_err(|e| e.to_string()),
         };
         let result = match got {
             Ok(got) if got == length => {
-                self.apply(run, &mut pages, memory).and_then(|()| self.store(run, &pages, memory, seen))
+                self.apply(run, pages, memory).and_then(|()| self.store(run, pages, memory, seen))
             }
             Ok(got) => Err(self.content(run, &format!("{got} bytes come of it"))),
             Err(what) => Err(self.content(run, &what)),
         };
-        self.pages = pages;
+        self.pages = room;
         result
     }
 

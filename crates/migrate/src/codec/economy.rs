@@ -27,6 +27,8 @@ struct Arm {
 #[derive(Clone, Debug)]
 pub struct Economy {
     arms: Vec<Arm>,
+    /// Nanoseconds of a processor for a byte of pages that are held to send differences to.
+    holding: f64,
     /// Nanoseconds for a byte on the wire.
     wire: f64,
     runs: u64,
@@ -42,7 +44,7 @@ impl Economy {
             .filter(|encoding| *encoding == Encoding::Raw || allowed.contains(encoding))
             .map(|encoding| Arm { encoding, work: None, ratio: 1.0 })
             .collect();
-        Self { arms, wire: 0.0, runs: 0 }
+        Self { arms, holding: 0.0, wire: 0.0, runs: 0 }
     }
 
     /// The encoding for the next run; `held`: whether the source still has what the destination holds of it.
@@ -57,9 +59,34 @@ impl Economy {
             let arms: Vec<_> = self.arms.iter().filter(possible).collect();
             return arms.get(turn % arms.len().max(1)).map_or(Encoding::Raw, |arm| arm.encoding);
         }
-        let cost = |arm: &Arm| arm.work.unwrap_or_default() + arm.ratio * self.wire;
-        let best = self.arms.iter().filter(possible).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+        let best = self.arms.iter().filter(possible);
+        let best = best.min_by(|a, b| self.cost(a).total_cmp(&self.cost(b)));
         best.map_or(Encoding::Raw, |arm| arm.encoding)
+    }
+
+    fn cost(&self, arm: &Arm) -> f64 {
+        arm.work.unwrap_or_default() + arm.ratio * self.wire
+    }
+
+    /// Whether differences are worth the copies that they are taken against. Until one was tried, nobody knows.
+    #[must_use]
+    pub fn delta_pays(&self) -> bool {
+        let [mut delta, mut other] = [f64::INFINITY; 2];
+        for arm in &self.arms {
+            match arm {
+                Arm { encoding: Encoding::Delta, work: None, .. } => return true,
+                Arm { encoding: Encoding::Delta, .. } => delta = self.cost(arm) + self.holding,
+                Arm { work: Some(_), .. } => other = other.min(self.cost(arm)),
+                Arm { .. } => {}
+            }
+        }
+        delta < other
+    }
+
+    /// Copies of `pages` bytes took `work` to be made.
+    pub fn held(&mut self, pages: usize, work: Duration) {
+        let work = work.as_secs_f64() * 1e9 / as_f64(pages).max(1.0);
+        self.holding += if self.holding == 0.0 { work } else { NEW * (work - self.holding) };
     }
 
     /// A run of `pages` bytes took `work` to encode into `wire` bytes.
@@ -132,6 +159,26 @@ mod tests {
         assert_eq!(favourite(8.0, false), Encoding::Lz4, "125 MB/s");
         assert_eq!(favourite(80.0, false), Encoding::Zstd, "12.5 MB/s");
         assert_eq!(favourite(8.0, true), Encoding::Delta);
+    }
+
+    #[test]
+    fn copies_are_kept_where_differences_pay_for_them() {
+        let pays = |wire: f64, holding: u64| {
+            let mut economy = Economy::new(ALL);
+            assert!(economy.delta_pays(), "nobody has tried");
+            for (encoding, work, ratio) in
+                [(Encoding::Raw, 0, 1000), (Encoding::Lz4, 1500, 500), (Encoding::Delta, 800, 20)]
+            {
+                economy.encoded(encoding, 1000, ratio, Duration::from_nanos(work));
+            }
+            economy.sent(1000, Duration::from_secs_f64(wire * 1e-6));
+            economy.held(1000, Duration::from_nanos(holding));
+            economy.delta_pays()
+        };
+        assert!(pays(8.0, 300));
+        assert!(!pays(0.3, 300), "a fast link");
+        assert!(!pays(1.0, 1000), "dear copies");
+        assert!(pays(1.0, 100));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Encoder {
     held: Held,
     frame: Vec<u8>,
     scratch: Vec<u8>,
+    /// Room for what a compressor makes of a run; not cleared in between.
+    packed: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl Encoder {
             held: Held::new(held),
             frame: Vec::new(),
             scratch: Vec::new(),
+            packed: Vec::new(),
         }
     }
 
@@ -116,12 +119,23 @@ impl Encoder {
             send(&self.frame)?;
             // A page that is held must not become stale, whoever says that it is sent for the first time.
             if again || !self.held.is_empty() {
-                let numbered = (run..).zip(pages.chunks_exact(self.page));
-                numbered.for_each(|(page, bytes)| self.held.put(slot, page, bytes));
+                self.hold(slot, run, pages);
             }
             at += count;
         }
         Ok(done)
+    }
+
+    /// Keeps copies of `pages`, for as long as they may pay.
+    fn hold(&mut self, slot: SlotId, first: u64, pages: &[u8]) {
+        if !self.economy.delta_pays() {
+            self.held.give_up();
+            return;
+        }
+        let begun = Instant::now();
+        let numbered = (first..).zip(pages.chunks_exact(self.page));
+        numbered.for_each(|(page, bytes)| self.held.put(slot, page, bytes));
+        self.economy.held(pages.len(), begun.elapsed());
     }
 
     fn classify(&self, page: &[u8]) -> Class {
@@ -151,8 +165,8 @@ impl Encoder {
         self.begin(slot, first, count, choice);
         let header = self.frame.len();
         let done = match choice {
-            Encoding::Lz4 => compress_lz4(pages, &mut self.frame),
-            Encoding::Zstd => compress_zstd(pages, &mut self.frame),
+            Encoding::Lz4 => compress_lz4(pages, &mut self.packed, &mut self.frame),
+            Encoding::Zstd => compress_zstd(pages, &mut self.packed, &mut self.frame),
             Encoding::Delta => {
                 self.scratch.clear();
                 self.scratch.extend_from_slice(pages);
@@ -161,7 +175,7 @@ impl Encoder {
                         bytes.iter_mut().zip(held).for_each(|(new, old)| *new ^= old);
                     }
                 }
-                compress_lz4(&self.scratch, &mut self.frame)
+                compress_lz4(&self.scratch, &mut self.packed, &mut self.frame)
             }
             _ => false,
         };
@@ -177,12 +191,11 @@ impl Encoder {
 }
 
 /// Appends `pages` as an LZ4 block if that makes them smaller.
-fn compress_lz4(pages: &[u8], frame: &mut Vec<u8>) -> bool {
-    let header = frame.len();
-    frame.resize(header + lz4_flex::block::get_maximum_output_size(pages.len()), 0);
-    match lz4_flex::block::compress_into(pages, &mut frame[header..]) {
+fn compress_lz4(pages: &[u8], packed: &mut Vec<u8>, frame: &mut Vec<u8>) -> bool {
+    let most = lz4_flex::block::get_maximum_output_size(pages.len());
+    match lz4_flex::block::compress_into(pages, room(packed, most)) {
         Ok(length) if length < pages.len() => {
-            frame.truncate(header + length);
+            frame.extend_from_slice(&packed[..length]);
             true
         }
         _ => false,
@@ -190,14 +203,20 @@ fn compress_lz4(pages: &[u8], frame: &mut Vec<u8>) -> bool {
 }
 
 /// Appends `pages` as a zstd frame if that makes them smaller.
-fn compress_zstd(pages: &[u8], frame: &mut Vec<u8>) -> bool {
-    let header = frame.len();
-    frame.resize(header + pages.len(), 0);
-    match zstd::bulk::compress_to_buffer(pages, &mut frame[header..], ZSTD_LEVEL) {
+fn compress_zstd(pages: &[u8], packed: &mut Vec<u8>, frame: &mut Vec<u8>) -> bool {
+    match zstd::bulk::compress_to_buffer(pages, room(packed, pages.len()), ZSTD_LEVEL) {
         Ok(length) => {
-            frame.truncate(header + length);
+            frame.extend_from_slice(&packed[..length]);
             true
         }
         Err(_) => false,
     }
+}
+
+/// `bytes` bytes of `packed`, whatever is in them.
+fn room(packed: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if packed.len() < bytes {
+        packed.resize(bytes, 0);
+    }
+    &mut packed[..bytes]
 }

@@ -6,20 +6,25 @@ use ringmark_dirty::SlotId;
 
 /// Copies of pages as they were sent last, of bounded size: what a delta is taken against.
 ///
-/// The first copies stay until room is needed, oldest first. Pages that were sent once only are not worth the memory;
-/// the caller offers those that were sent before.
+/// Pages that were sent once only are not worth the memory; the caller offers those that were sent before. Where there is no
+/// more room, one newcomer in [`ADMITTED`] takes the place of the oldest: of a set that is written round and round and
+/// does not fit, most of what is held is then still there when its turn comes, and what is not held costs no copy.
 #[derive(Debug)]
 pub struct Held {
     pages: HashMap<(SlotId, u64), Box<[u8]>>,
     order: VecDeque<(SlotId, u64)>,
     room: usize,
+    turned_away: u32,
 }
+
+/// One newcomer in so many is held where there is no room.
+const ADMITTED: u32 = 16;
 
 impl Held {
     /// Room for `room` pages.
     #[must_use]
     pub fn new(room: usize) -> Self {
-        Self { pages: HashMap::new(), order: VecDeque::new(), room }
+        Self { pages: HashMap::new(), order: VecDeque::new(), room, turned_away: 0 }
     }
 
     /// Whether nothing is held.
@@ -49,13 +54,26 @@ impl Held {
             old.copy_from_slice(bytes);
             return;
         }
-        if self.order.len() == self.room
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.pages.remove(&oldest);
+        if self.order.len() < self.room {
+            self.order.push_back((slot, page));
+            self.pages.insert((slot, page), bytes.into());
+            return;
         }
-        self.order.push_back((slot, page));
-        self.pages.insert((slot, page), bytes.into());
+        self.turned_away += 1;
+        if self.turned_away < ADMITTED {
+            return;
+        }
+        self.turned_away = 0;
+        if let Some(mut copy) = self.order.pop_front().and_then(|oldest| self.pages.remove(&oldest)) {
+            copy.copy_from_slice(bytes);
+            self.order.push_back((slot, page));
+            self.pages.insert((slot, page), copy);
+        }
+    }
+
+    /// Holds nothing any more, and never again.
+    pub fn give_up(&mut self) {
+        *self = Self::new(0);
     }
 }
 
@@ -72,7 +90,12 @@ mod tests {
         held.put(slot, 1, &[9; 8]);
         assert_eq!(held.get(slot, 1), Some([9; 8].as_slice()));
         assert!(held.has_all(slot, 1, 2));
+        for _ in 1..ADMITTED {
+            held.put(slot, 3, &[3; 8]);
+            assert_eq!(held.get(slot, 3), None, "there is no room");
+        }
         held.put(slot, 3, &[3; 8]);
+        assert_eq!(held.get(slot, 3), Some([3; 8].as_slice()));
         assert_eq!(held.get(slot, 1), None, "the oldest made room");
         assert!(held.has_all(slot, 2, 2) && !held.has_all(slot, 1, 2));
         let mut none = Held::new(0);

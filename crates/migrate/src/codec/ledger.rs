@@ -4,18 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringmark_dirty::{SlotId, SlotTable};
 use ringmark_track::{AuditRate, Memory, MemoryError};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use twox_hash::XxHash3_64;
 
 /// The hash of a page's content, wherever it lies.
 #[must_use]
 pub fn hash_content(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
+    XxHash3_64::oneshot(bytes)
 }
 
 /// A content's hash at its place: never zero, which stands for a page that was never sent.
 fn place(slot: SlotId, page: u64, content: u64) -> u64 {
     // A slot has fewer than 2^32 pages, so that no two places share a seed.
-    xxh3_64_with_seed(&content.to_le_bytes(), u64::from(slot.raw()) << 32 ^ page).max(1)
+    XxHash3_64::oneshot_with_seed(u64::from(slot.raw()) << 32 ^ page, &content.to_le_bytes()).max(1)
 }
 
 /// The hash of every page as it was sent, or received, last: eight bytes a page, zero for one that never was.

@@ -1,7 +1,7 @@
 //! What the destination has of an old image of the machine.
 
 use ringmark_dirty::{SlotId, SlotTable};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 use crate::wire::{Hashes, Seed};
 
@@ -10,7 +10,7 @@ use crate::wire::{Hashes, Seed};
 #[must_use]
 pub fn hash_seeded(key: u64, bytes: &[u8]) -> u64 {
     // Zero stands for a page of which nothing is known.
-    xxh3_64_with_seed(bytes, key).max(1)
+    XxHash3_64::oneshot_with_seed(key, bytes).max(1)
 }
 
 /// The hashes that a destination offers: eight bytes a page.

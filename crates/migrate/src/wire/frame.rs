@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 /// Bytes before the payload.
 const HEADER: usize = 16;
@@ -175,7 +175,7 @@ pub fn expect(from: &mut (impl Read + ?Sized), expected: Kind) -> Result<Vec<u8>
 }
 
 fn check(kind: Kind, payload: &[u8]) -> u64 {
-    xxh3_64_with_seed(payload, u64::from(kind.number()))
+    XxHash3_64::oneshot_with_seed(u64::from(kind.number()), payload)
 }
 
 #[cfg(test)]
