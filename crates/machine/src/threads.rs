@@ -5,6 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ringmark_track::RingFull;
+
 use crate::cpu::{Cpu, CpuError, End, Opaque, Return, Wiring};
 use crate::gate::{Gate, Pass, StopTimeout};
 use crate::machine::RunError;
@@ -16,8 +18,41 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Makes one vCPU leave the guest; may be called from any thread at any time.
 pub(crate) type Kick = Box<dyn Fn() + Send + Sync>;
 
-/// Has one vCPU's full ring drained, and returns when there is room again.
-pub(crate) type Drain = Box<dyn Fn() -> Result<(), String> + Send>;
+/// The dirty ring of one vCPU; without rings nothing is ever full, and no vCPU is held to a rate.
+#[derive(Clone)]
+pub(crate) struct VcpuRing(Option<RingFull>);
+
+impl VcpuRing {
+    pub(crate) const fn new(ring: Option<RingFull>) -> Self {
+        Self(ring)
+    }
+
+    /// Has the full ring drained, and returns when there is room again.
+    fn drain(&self) -> Result<(), String> {
+        self.0.as_ref().map_or(Ok(()), |ring| ring.drain().map(drop).map_err(|e| e.to_string()))
+    }
+
+    /// Waits while the vCPU has written more than a throttle lets it.
+    fn rest(&self) {
+        if let Some(ring) = &self.0 {
+            ring.rest();
+        }
+    }
+
+    /// Ends such a wait.
+    pub(crate) fn wake(&self) {
+        if let Some(ring) = &self.0 {
+            ring.wake();
+        }
+    }
+
+    /// Tells a throttle how the vCPU is made to leave the guest.
+    pub(crate) fn kick_with(&self, kick: Kick) {
+        if let Some(ring) = &self.0 {
+            ring.kick_with(kick);
+        }
+    }
+}
 
 /// One vCPU with what its thread needs.
 pub(crate) struct Seat {
@@ -25,8 +60,8 @@ pub(crate) struct Seat {
     pub cpu: Box<dyn Cpu>,
     /// Makes it leave the guest.
     pub kick: Kick,
-    /// Has its ring drained.
-    pub drain: Drain,
+    /// Its dirty ring.
+    pub ring: VcpuRing,
 }
 
 /// A vCPU's state cannot be read.
@@ -66,21 +101,21 @@ impl CpuThreads {
     pub(crate) fn start(seats: Vec<Seat>) -> std::io::Result<Self> {
         let gate = Arc::new(Gate::closed(seats.len()));
         let outcome = Arc::new(Outcome::default());
-        let (mut cpus, mut kicks, mut drains) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut cpus, mut kicks, mut rings) = (Vec::new(), Vec::new(), Vec::new());
         for seat in seats {
             cpus.push(Arc::new(Mutex::new(seat.cpu)));
             kicks.push(seat.kick);
-            drains.push(seat.drain);
+            rings.push(seat.ring);
         }
         let threads = Self { gate, cpus, kicks: Arc::new(kicks), outcome, handles: Mutex::new(Vec::new()) };
-        for (index, drain) in drains.into_iter().enumerate() {
+        for (index, ring) in rings.into_iter().enumerate() {
             let thread = CpuThread {
                 cpu: Arc::clone(&threads.cpus[index]),
                 gate: Arc::clone(&threads.gate),
                 kicks: Arc::clone(&threads.kicks),
                 outcome: Arc::clone(&threads.outcome),
                 index,
-                drain,
+                ring,
             };
             let handle = thread::Builder::new().name(format!("vcpu{index}")).spawn(move || thread.run())?;
             lock(&threads.handles).push(handle);
@@ -223,7 +258,7 @@ struct CpuThread {
     kicks: Arc<Vec<Kick>>,
     outcome: Arc<Outcome>,
     index: usize,
-    drain: Drain,
+    ring: VcpuRing,
 }
 
 impl CpuThread {
@@ -237,6 +272,8 @@ impl CpuThread {
 
     fn guest_loop(&self) -> Option<Result<End, RunError>> {
         loop {
+            // Before the gate: whoever stops the vCPU wakes it, and finds it there.
+            self.ring.rest();
             if self.gate.pass() == Pass::End {
                 return None;
             }
@@ -244,7 +281,7 @@ impl CpuThread {
             match returned {
                 Ok(Return::Kicked) => {}
                 Ok(Return::RingFull) => {
-                    if let Err(what) = (self.drain)() {
+                    if let Err(what) = self.ring.drain() {
                         let vcpu = u32::try_from(self.index).unwrap_or(u32::MAX);
                         return Some(Err(CpuError { vcpu, what }.into()));
                     }

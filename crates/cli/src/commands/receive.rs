@@ -6,6 +6,7 @@ mod lobby;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ringmark_machine::{ArrivalOptions, Arrivals};
 use ringmark_migrate::receive::{Arrived, ReceiveError, ReceiveOptions, ReceiveProgress, receive};
@@ -50,7 +51,8 @@ pub(crate) fn run(args: &ReceiveArgs, as_json: bool, quiet: bool) -> Result {
     let Arrived { machine: AtHome { machine, server }, answering, .. } = receive(
         listener,
         &mut door,
-        &ReceiveOptions::default(),
+        // What is kept of a machine has its name and its memory, and `migrate` always begins anew.
+        &ReceiveOptions { keep: Duration::ZERO, ..ReceiveOptions::default() },
         &stop,
         &mut || lobby.decision(),
         &mut |at| watch(&lobby, at, quiet),

@@ -47,9 +47,9 @@ impl Frame {
         let ports = Arc::new(Ports::new(SerialPort::new(Some(kvm.serial_interrupt()?), console)));
         let shape = blueprint.shape.unwrap_or(Shape { vcpus: blueprint.vcpus, translators: 0 });
         let vcpus = kvm.build(shape, Some(&blueprint.processor))?;
-        let drains = self.drains(&vcpus)?;
-        let seat = |(vcpu, drain)| kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), drain);
-        let seats = vcpus.into_iter().zip(drains).map(seat).collect();
+        let rings = self.rings(&vcpus)?;
+        let seat = |(vcpu, ring)| kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), ring);
+        let seats = vcpus.into_iter().zip(rings).map(seat).collect();
         Vcpus::start(seats, ports)
     }
 
@@ -58,9 +58,9 @@ impl Frame {
         let mut seats = Vec::new();
         for index in 0..blueprint.vcpus {
             let vcpu = self.platform.soft()?.create_vcpu(index)?;
-            let drain = self.drain(index, vcpu.ring_memory())?;
+            let ring = self.ring(index, vcpu.ring_memory())?;
             let vm = self.platform.soft()?.vm().clone();
-            seats.push(soft_seat(SoftCpu::blank(vm, vcpu), drain));
+            seats.push(soft_seat(SoftCpu::blank(vm, vcpu), ring));
         }
         if let Some(shape) = blueprint.shape {
             self.platform.soft()?.build(shape)?;

@@ -86,10 +86,10 @@ impl Frame {
         let mut seats = Vec::new();
         for index in 0..shape.vcpus {
             let vcpu = self.platform.soft()?.create_vcpu(index)?;
-            let drain = self.drain(index, vcpu.ring_memory())?;
+            let ring = self.ring(index, vcpu.ring_memory())?;
             let program = Program::new(config, index.into()).map_err(PlatformError::from)?;
             let vm = self.platform.soft()?.vm().clone();
-            seats.push(soft_seat(SoftCpu::new(vm, vcpu, program, wiring), drain));
+            seats.push(soft_seat(SoftCpu::new(vm, vcpu, program, wiring), ring));
         }
         let ram = self.ram.clone();
         self.platform.soft()?.create_devices(&ram, shape, &config, interrupts.as_ref())?;
@@ -114,9 +114,9 @@ impl Frame {
                 platform::wait_for_start(vcpu)?;
             }
         }
-        let drains = self.drains(&vcpus)?;
-        let seat = |(vcpu, drain)| kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), drain);
-        let seats = vcpus.into_iter().zip(drains).map(seat).collect();
+        let rings = self.rings(&vcpus)?;
+        let seat = |(vcpu, ring)| kvm_seat(KvmCpu::new(vcpu, Arc::clone(&ports)), ring);
+        let seats = vcpus.into_iter().zip(rings).map(seat).collect();
         Vcpus::start(seats, ports)
     }
 }

@@ -18,7 +18,7 @@ use crate::lazy::Loading;
 use crate::platform::{self, HypervisorWish, Platform};
 use crate::ram::Ram;
 use crate::stage::Stage;
-use crate::threads::{CpuThreads, Drain, Seat};
+use crate::threads::{CpuThreads, Seat, VcpuRing};
 
 /// A machine before its vCPUs have state: devices negotiated and created, memory attached.
 pub(crate) struct Frame {
@@ -60,20 +60,18 @@ impl Frame {
         Ok(Self { platform, hypervisor_why, loading: None, ram, tracking, stage, tracker })
     }
 
-    /// What a full ring of `vcpu` is drained by; without rings nothing is ever full.
-    pub(crate) fn drain(
+    /// Has the ring of `vcpu`, if it has one, tracked.
+    pub(crate) fn ring(
         &mut self,
         vcpu: u32,
         ring: Option<Arc<dyn RingMemory>>,
-    ) -> Result<Drain, CreateError> {
-        let Some(memory) = ring else { return Ok(Box::new(|| Ok(()))) };
-        let handle = self.tracker.add_ring(vcpu, memory)?;
-        Ok(Box::new(move || handle.drain().map(drop).map_err(|e| e.to_string())))
+    ) -> Result<VcpuRing, CreateError> {
+        Ok(VcpuRing::new(ring.map(|memory| self.tracker.add_ring(vcpu, memory)).transpose()?))
     }
 
-    /// A drain for each of `vcpus`, in their order.
-    pub(crate) fn drains(&mut self, vcpus: &[Vcpu]) -> Result<Vec<Drain>, CreateError> {
-        (0..).zip(vcpus).map(|(index, vcpu)| self.drain(index, vcpu.ring_memory())).collect()
+    /// The rings of `vcpus`, in their order.
+    pub(crate) fn rings(&mut self, vcpus: &[Vcpu]) -> Result<Vec<VcpuRing>, CreateError> {
+        (0..).zip(vcpus).map(|(index, vcpu)| self.ring(index, vcpu.ring_memory())).collect()
     }
 
     /// The machine, paused. Its clock stands still until it is [started](Machine::start_clock).

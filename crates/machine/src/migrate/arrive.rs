@@ -146,11 +146,11 @@ impl Arrival for Coming {
         let Loaded { guest, bitmaps_advised, paused } = loaded.ok_or("it has no state yet")?;
         let parts = MachineParts { vcpus, guest, newest: None, audited, audit: None, bitmaps_advised };
         let mut machine = frame.finish(name, parts);
+        // Before the vCPUs, which may take this thread's processor as soon as they run.
+        machine.start_clock()?;
         if !paused {
             machine.resume()?;
         }
-        // The guest runs: its first tick may come later.
-        machine.start_clock()?;
         Ok(machine)
     }
 }
