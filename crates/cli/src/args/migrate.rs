@@ -48,7 +48,7 @@ pub(crate) struct MigrateArgs {
     #[arg(required_unless_present = "decide")]
     pub(crate) address: Option<Address>,
 
-    /// The downtime to aim at, as in 10ms.
+    /// The downtime to aim at, as in 2ms; by default 10ms.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) max_downtime: Option<Duration>,
 

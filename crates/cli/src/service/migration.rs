@@ -14,6 +14,9 @@ use ringmark_migrate::{Address, Connector, receive};
 use super::MachineService;
 use crate::link::{self, PATIENCE};
 
+/// The downtime aimed at where nothing else is asked for.
+const MAX_DOWNTIME: Duration = Duration::from_millis(10);
+
 impl MachineService {
     pub(super) fn send(
         &self,
@@ -103,7 +106,7 @@ fn options(request: &MigrateRequest) -> Result<SendOptions, String> {
     Ok(SendOptions {
         streams: request.streams,
         bandwidth: request.bandwidth,
-        max_downtime: request.max_downtime_ms.map(time).transpose()?.unwrap_or(defaults.max_downtime),
+        max_downtime: request.max_downtime_ms.map(time).transpose()?.unwrap_or(MAX_DOWNTIME),
         max_total: request.max_total_ms.map(time).transpose()?,
         prefer: match request.prefer {
             Prefer::Guest => send::Prefer::Guest,
