@@ -43,7 +43,7 @@ use owner::Owner;
 
 pub(crate) use member::Member;
 
-/// The memory of an image, for any number of machines; see the [module](self).
+/// The memory of an image, for any number of machines.
 ///
 /// Dropped before it is whole, it ends the machines that share it.
 #[derive(Debug)]

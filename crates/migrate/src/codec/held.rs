@@ -7,7 +7,7 @@ use ringmark_dirty::SlotId;
 /// Copies of pages as they were sent last, of bounded size: what a delta is taken against.
 ///
 /// Pages that were sent once only are not worth the memory; the caller offers those that were sent before. Where there is no
-/// more room, one newcomer in [`ADMITTED`] takes the place of the oldest: of a set that is written round and round and
+/// more room, one newcomer in sixteen takes the place of the oldest: of a set that is written round and round and
 /// does not fit, most of what is held is then still there when its turn comes, and what is not held costs no copy.
 #[derive(Debug)]
 pub struct Held {
