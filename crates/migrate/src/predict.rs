@@ -33,6 +33,7 @@ mod window;
 
 use std::time::Duration;
 
+use ringmark_dirty::PageSize;
 use serde::{Deserialize, Serialize};
 
 pub use bounds::Bounds;
@@ -76,12 +77,12 @@ impl Conditions {
     /// What is assumed of hosts that are side by side, where nothing is known of them or of the guest: to be taken for what
     /// [`predict`] wants and the caller cannot say.
     #[must_use]
-    pub fn assumed() -> Self {
+    pub fn assumed(page: PageSize) -> Self {
         Self {
             memory_pages: 0,
             first_bytes: Estimate::exact(0.0),
             first_round: None,
-            page_bytes: Estimate::around(4_096.0, 0.3),
+            page_bytes: Estimate::around(page.bytes() as f64, 0.3),
             bandwidth: Estimate::around(1e9, 0.5),
             setup: Estimate::around(0.005, 0.7),
             round: Estimate::around(0.000_3, 0.7),

@@ -143,7 +143,7 @@ impl<M: Departing> Departure<'_, M> {
             setup: Estimate::exact((self.begun.elapsed() - first.elapsed).as_secs_f64()),
             goal: Goal { downtime: self.options.max_downtime, total: self.options.max_total },
             throttle: self.options.prefer == Prefer::Downtime && self.can_slow(),
-            ..Conditions::assumed()
+            ..Conditions::assumed(self.page_size)
         };
         let windows = first.sampler.windows().to_vec();
         let predicting = thread::Builder::new().name("predict".into());
