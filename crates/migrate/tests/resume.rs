@@ -152,7 +152,11 @@ fn it_goes_on_from_what_the_destination_holds() {
         println!("cut after {after} bytes: {} pages were sent again", sent(&report));
         assert!(report.rounds[0].pages <= unconfirmed + MEMORY - COLD.hot, "{report:?}");
         if after > ALL {
-            assert!(sent(&report) < COLD.hot / 2, "all but the hot pages were confirmed: {report:?}");
+            // A receiver that came to run late has confirmed all but a window, which is half of them.
+            assert!(
+                sent(&report) < COLD.hot * 3 / 4,
+                "what was confirmed and the same was sent again: {report:?}"
+            );
         }
         let (arrived, said) = destination.end();
         assert!(said.iter().any(|why| why.contains("is kept for")), "{said:?}");
