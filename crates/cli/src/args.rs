@@ -23,7 +23,7 @@ pub(crate) use export::{ExportArgs, ExportFormat};
 pub(crate) use flatten::FlattenArgs;
 pub(crate) use import::ImportArgs;
 pub(crate) use link::LinkArgs;
-pub(crate) use migrate::{Decision, MigrateArgs, Prefer, Verify};
+pub(crate) use migrate::{Decision, MemoryWish, MigrateArgs, Prefer, Verify};
 pub(crate) use prune::PruneArgs;
 pub(crate) use receive::ReceiveArgs;
 pub(crate) use rm::RmArgs;

@@ -15,8 +15,11 @@ use rustix::process::{Signal, kill_process};
 /// Migrations of one guest, back and forth; a longer run asks for more.
 const MIGRATIONS: u32 = 50;
 
+/// Pages are sent, also where memory might be handed over as it is.
+const COPY: &str = "--memory=copy";
+
 /// Slow enough that whatever a test does happens while pages travel.
-const SLOW: &str = "--bandwidth=256K";
+const SLOW: [&str; 2] = [COPY, "--bandwidth=256K"];
 
 fn machine(home: &Home, hypervisor: &str) -> Running {
     home.small_machine(hypervisor)
@@ -29,8 +32,8 @@ fn a_guest_moves_and_everything_goes_on_there() {
         let source = machine(&home, hypervisor);
         home.run(&["checkpoint", "vm1"]).succeeded();
         let receiver = home.unix_receiver("vm2", &[]);
-        let done =
-            home.migrate("vm1", &receiver.address, &["--verify=full", "--audit", "--streams=2"]).succeeded();
+        let options = [COPY, "--verify=full", "--audit", "--streams=2"];
+        let done = home.migrate("vm1", &receiver.address, &options).succeeded();
         let report = done.json();
         assert_eq!((&report["status"], &report["verified"]), (&"completed".into(), &"full".into()));
         for time in ["total-time", "downtime", "setup-time"] {
@@ -68,7 +71,7 @@ fn a_guest_moves_back_and_forth() {
         for number in 0..count as usize {
             let (from, to) = (names[number % 2], names[(number + 1) % 2]);
             let receiver = home.unix_receiver(to, &[]);
-            home.migrate(from, &receiver.address, &[]).succeeded();
+            home.migrate(from, &receiver.address, &[COPY]).succeeded();
             std::mem::replace(&mut running, receiver.process).end().succeeded();
             home.lives_on(to);
         }
@@ -97,7 +100,8 @@ fn a_migration_that_is_interrupted_leaves_the_guest_where_it_is() {
         let _source = machine(&home, hypervisor);
         let receiver = home.unix_receiver("vm2", &[]);
         let start = || {
-            let sender = Running::start(home.command(&["migrate", "vm1", &receiver.address, SLOW]));
+            let args = [&["migrate", "vm1", &receiver.address], &SLOW[..]].concat();
+            let sender = Running::start(home.command(&args));
             wait_for("the migration to begin", || {
                 home.client("vm1").status().unwrap().migration_running.then_some(())
             });
@@ -120,7 +124,7 @@ fn a_migration_that_is_interrupted_leaves_the_guest_where_it_is() {
         home.lives_on("vm1");
         home.run(&["checkpoint", "vm1"]).succeeded();
         // The receiver still waits, and takes the machine in the end.
-        home.migrate("vm1", &receiver.address, &[]).succeeded();
+        home.migrate("vm1", &receiver.address, &[COPY]).succeeded();
         home.lives_on("vm2");
     }
 }

@@ -8,7 +8,7 @@ use common::{Home, hypervisors, wait_for};
 use ringmark_control::GuestState;
 
 /// Slow enough that whatever a test does happens while pages travel.
-const SLOW: &str = "--bandwidth=256K";
+const SLOW: [&str; 2] = ["--memory=copy", "--bandwidth=256K"];
 
 #[test]
 fn a_destination_that_is_killed_leaves_the_guest_at_its_source() {
@@ -16,7 +16,8 @@ fn a_destination_that_is_killed_leaves_the_guest_at_its_source() {
         let home = Home::new();
         let _source = home.small_machine(hypervisor);
         let mut receiver = home.unix_receiver("vm2", &[]);
-        let sender = Running::start(home.command(&["migrate", "vm1", &receiver.address, SLOW]));
+        let sender =
+            Running::start(home.command(&[&["migrate", "vm1", &receiver.address], &SLOW[..]].concat()));
         home.wait_for_guest("vm2", GuestState::Arriving);
         receiver.process.kill();
         sender.end().fails_with_guest(15, "runs on", &["lost"]);
@@ -34,7 +35,8 @@ fn a_source_that_is_killed_leaves_nothing_at_its_destination() {
         let mut source = home.small_machine(hypervisor);
         home.run(&["checkpoint", "vm1"]).succeeded();
         let receiver = home.unix_receiver("vm2", &[]);
-        let sender = Running::start(home.command(&["migrate", "vm1", &receiver.address, SLOW]));
+        let sender =
+            Running::start(home.command(&[&["migrate", "vm1", &receiver.address], &SLOW[..]].concat()));
         home.wait_for_guest("vm2", GuestState::Arriving);
         source.kill();
         assert_eq!(sender.end().code, Some(1));

@@ -39,6 +39,6 @@ pub use service::Service;
 pub use socket::BindError;
 pub use wire::{
     Advice, Check, CheckOutcome, Checkpoint, CheckpointRequest, Decide, Decision, Escape, Event, GuestState,
-    MigrateEvent, MigrateProgress, MigrateRequest, Migration, Phase, Prefer, Progress, SCHEMA, Schedule,
-    Status, TlsFiles,
+    MemoryWish, MigrateEvent, MigrateProgress, MigrateRequest, Migration, Phase, Prefer, Progress, SCHEMA,
+    Schedule, Status, TlsFiles,
 };

@@ -8,7 +8,9 @@ use crate::Failure;
 
 mod migration;
 
-pub use migration::{Decide, Decision, MigrateProgress, MigrateRequest, Migration, Prefer, TlsFiles};
+pub use migration::{
+    Decide, Decision, MemoryWish, MigrateProgress, MigrateRequest, Migration, Prefer, TlsFiles,
+};
 
 /// The version of everything in this module. Fields may be added within a version; none changes its meaning.
 pub const SCHEMA: u32 = 1;

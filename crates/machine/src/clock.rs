@@ -13,6 +13,18 @@ use crate::words::RamWords;
 /// Between two writes of the time.
 const PERIOD: Duration = Duration::from_millis(10);
 
+/// What the clock is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pulse {
+    /// Write.
+    #[default]
+    Ticks,
+    /// Leave memory alone, which may be another machine's by now.
+    Holds,
+    /// End.
+    Ended,
+}
+
 /// A running clock. It writes only while it can take [`quiesce`](Self::quiesce)'s lock, through memory that marks itself.
 #[derive(Debug)]
 pub(crate) struct Clock {
@@ -22,8 +34,8 @@ pub(crate) struct Clock {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Whether the clock is to end; whoever holds the lock keeps the clock from writing.
-    ended: Mutex<bool>,
+    /// Whoever holds the lock keeps the clock from writing.
+    pulse: Mutex<Pulse>,
     wake: Condvar,
 }
 
@@ -38,18 +50,20 @@ impl Clock {
     }
 
     /// Keeps the clock from writing for as long as the guard lives; a write under way is finished first.
-    pub(crate) fn quiesce(&self) -> MutexGuard<'_, bool> {
-        self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn quiesce(&self) -> MutexGuard<'_, Pulse> {
+        self.shared.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn tick(shared: &Shared, ram: &Ram, config: &Config) {
     let begun = Instant::now();
-    let mut ended = shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pulse = shared.pulse.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        ended = shared.wake.wait_timeout(ended, PERIOD).unwrap_or_else(PoisonError::into_inner).0;
-        if *ended {
-            return;
+        pulse = shared.wake.wait_timeout(pulse, PERIOD).unwrap_or_else(PoisonError::into_inner).0;
+        match *pulse {
+            Pulse::Ticks => {}
+            Pulse::Holds => continue,
+            Pulse::Ended => return,
         }
         let now = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if let Err(error) = publish_device(&mut RamWords(ram), config, now) {
@@ -61,7 +75,7 @@ fn tick(shared: &Shared, ram: &Ram, config: &Config) {
 
 impl Drop for Clock {
     fn drop(&mut self) {
-        *self.quiesce() = true;
+        *self.quiesce() = Pulse::Ended;
         self.shared.wake.notify_all();
         if let Some(thread) = self.thread.take() {
             // A clock that panicked has said so.

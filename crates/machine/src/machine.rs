@@ -22,7 +22,7 @@ use ringmark_migrate::receive::Decision;
 use ringmark_track::{Advisor, Audit, AuditRate, Chosen, Event, EventLog, Tracker};
 
 use crate::checkpoint::CrossCheck;
-use crate::clock::Clock;
+use crate::clock::{Clock, Pulse};
 use crate::cpu::End;
 use crate::devices::Ports;
 use crate::gate::StopTimeout;
@@ -237,6 +237,12 @@ impl Machine {
         match (*state, decision) {
             (RunState::Undecided, Decision::Run) => {
                 *state = RunState::Running;
+                if let Err(error) = blank::work(&self.ram, self.guest.as_ref()) {
+                    tracing::warn!(%error, "the guest cannot be told to end a check that was under way");
+                }
+                if let Some(clock) = &self.clock {
+                    *clock.quiesce() = Pulse::Ticks;
+                }
                 self.threads.resume();
             }
             (RunState::Undecided, Decision::Discard) => self.threads.leave(),

@@ -2,14 +2,18 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
+use ringmark_migrate::MemoryFile;
 use ringmark_track::{MemoryError, MonitorLog, SlotLog};
 use ringmark_uffd::Faults;
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::MprotectFlags;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
@@ -41,6 +45,8 @@ pub struct Ram {
     guest: MarkedMemory,
     file: Arc<File>,
     data: Arc<DataRuns>,
+    /// Whether it is this machine's already.
+    ours: Arc<AtomicBool>,
 }
 
 /// What the memory file is to this memory, with what brings pages that are still to come.
@@ -52,9 +58,11 @@ enum Backing {
     Shared(Option<Arc<Member>>),
 }
 
-/// What nobody may do to a memory file any more. Its size is fixed either way.
+/// What nobody may do to a memory file any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seal {
+    /// Change its size, as with every other: a page that is taken away ends whoever touches it.
+    Size,
     /// Write to it.
     AllWrites,
     /// Write to it, but through the mappings that are there.
@@ -83,13 +91,71 @@ impl Ram {
     /// # Errors
     /// If the kernel has no memory or no address space for it.
     pub fn new(layout: RamLayout) -> Result<Self, RamError> {
-        let file = memory_file(layout.bytes(), MemfdFlags::CLOEXEC)?;
+        let file = memory_file(layout.bytes())?;
+        seal(&file, Seal::Size).map_err(|source| RamError::Create { bytes: layout.bytes(), source })?;
         Self::map(layout, file, Backing::Own(None))
     }
 
-    /// As [`new`](Self::new), of a file that can be [sealed](seal).
+    /// Memory that is still the source's of a migration, mapped to be read alone until it is [this machine's](Self::own).
+    pub(crate) fn adopt(layout: RamLayout, memory: MemoryFile) -> Result<Self, RamError> {
+        let ram = Self::map(layout, memory.into_file(), Backing::Own(None))?;
+        ram.protect(MprotectFlags::READ).map_err(|e| RamError::Map(e.to_string()))?;
+        // Release: pairs with the acquire of who is about to write.
+        ram.ours.store(false, Ordering::Release);
+        Ok(ram)
+    }
+
+    /// From here on memory that was [adopted](Self::adopt) is this machine's to write.
+    pub(crate) fn own(&self) -> io::Result<()> {
+        self.protect(MprotectFlags::READ | MprotectFlags::WRITE)?;
+        // Release: pairs with the acquire of who is about to write.
+        self.ours.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether pages may be written. Their mapping is protected, too, but it is of no avail where a hole is punched in the file.
+    fn writable(&self, slot: SlotId, offset: u64) -> Result<(), MemoryError> {
+        // Acquire: pairs with the release of `adopt` and `own`.
+        if self.ours.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(MemoryError {
+            slot,
+            offset,
+            error: "it is still the memory of the machine that is to be taken over".into(),
+        })
+    }
+
+    /// What this process, and the kernel on its behalf, may do with the mappings; the kernel's own writes fail as `EFAULT`.
+    #[allow(unsafe_code, reason = "the mappings are this type's own")]
+    fn protect(&self, access: MprotectFlags) -> io::Result<()> {
+        for region in self.guest.iter() {
+            let length = usize::try_from(region.len()).map_err(io::Error::other)?;
+            // SAFETY: it is the whole of one mapping that `map` made, of which no reference is ever taken; it stays readable.
+            unsafe { rustix::mm::mprotect(region.as_ptr().cast(), length, access) }?;
+        }
+        Ok(())
+    }
+
+    /// The memory file, for a process that maps it in this one's place.
+    ///
+    /// # Errors
+    /// Why that would not be this memory.
+    pub(crate) fn handed_over(&self) -> Result<BorrowedFd<'_>, String> {
+        match &self.backing {
+            Backing::Shared(_) => {
+                Err("it is a clone, whose memory file is that of others and lacks what it has written".into())
+            }
+            Backing::Own(Some(arrival)) if !arrival.outcome().is_whole() => {
+                Err("pages of it are still to come".into())
+            }
+            Backing::Own(_) => Ok(self.file.as_fd()),
+        }
+    }
+
+    /// As [`new`](Self::new), of a file that is still to be [sealed](seal).
     pub(crate) fn sealable(layout: RamLayout) -> Result<Self, RamError> {
-        let file = memory_file(layout.bytes(), MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let file = memory_file(layout.bytes())?;
         Self::map(layout, file, Backing::Own(None))
     }
 
@@ -132,7 +198,7 @@ impl Ram {
         }
         let guest = GuestMemoryMmap::from_regions(regions).map_err(|e| RamError::Map(e.to_string()))?;
         let data = Arc::new(DataRuns::new(Arc::clone(&file)));
-        Ok(Self { backing, layout, table, log, guest, file, data })
+        Ok(Self { backing, layout, table, log, guest, file, data, ours: Arc::new(AtomicBool::new(true)) })
     }
 
     /// Makes every page of this memory, which is fresh, one that arrives from `contents` while the guest runs. Faults are
@@ -340,6 +406,7 @@ impl Ram {
     /// If the pages do not lie in the slot.
     pub fn write_pages(&self, slot: SlotId, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
         let start = self.address(slot, offset).ok_or_else(|| outside(slot, offset))?;
+        self.writable(slot, offset)?;
         self.guest.write_slice(bytes, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
     }
 
@@ -355,6 +422,7 @@ impl Ram {
         let page = self.layout.page_size();
         let bytes = count.checked_mul(page.bytes()).ok_or_else(|| outside(slot, first))?;
         let start = self.place(slot, first, bytes).ok_or_else(|| outside(slot, first))?;
+        self.writable(slot, first)?;
         for data in self.data.within(start..start + bytes).map_err(failed)? {
             if count >= SHORT {
                 let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
@@ -432,8 +500,10 @@ impl Ram {
     }
 }
 
-fn memory_file(bytes: u64, flags: MemfdFlags) -> Result<File, RamError> {
+/// One that can be [sealed](seal).
+fn memory_file(bytes: u64) -> Result<File, RamError> {
     let create = |source: rustix::io::Errno| RamError::Create { bytes, source: source.into() };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = rustix::fs::memfd_create("ringmark-guest", flags).map_err(create)?;
     rustix::fs::ftruncate(&fd, bytes).map_err(create)?;
     Ok(fd.into())
@@ -442,6 +512,7 @@ fn memory_file(bytes: u64, flags: MemfdFlags) -> Result<File, RamError> {
 /// Seals a memory file for good.
 pub(crate) fn seal(file: &File, seal: Seal) -> io::Result<()> {
     let writes = match seal {
+        Seal::Size => SealFlags::empty(),
         Seal::AllWrites => SealFlags::WRITE,
         Seal::WritesButOurs => SealFlags::FUTURE_WRITE,
     };
@@ -506,6 +577,36 @@ mod tests {
         }
         assert!(ram.zero_pages(slot, (64 << 20 >> size.shift()) - 1, 2).is_err(), "past the end");
         assert!(ram.zero_pages(slot, 0, u64::MAX).is_err());
+    }
+
+    /// Its owner's guest may run on, and nobody would know of a write from here.
+    #[test]
+    fn memory_that_is_still_the_sources_is_not_written() {
+        let (source, slot, size) = of_64_mib();
+        let page = vec![7; usize::try_from(size.bytes()).unwrap_or(usize::MAX)];
+        for offset in 0..70 {
+            source.write_pages(slot, offset, &page).unwrap_or_else(|e| panic!("{e}"));
+        }
+        let file = source.handed_over().unwrap_or_else(|e| panic!("{e}"));
+        let file = file.try_clone_to_owned().unwrap_or_else(|e| panic!("{e}"));
+        let memory = MemoryFile::check(file, 64 << 20).unwrap_or_else(|e| panic!("{e}"));
+        let ram = Ram::adopt(source.layout.clone(), memory).unwrap_or_else(|e| panic!("{e}"));
+        let byte = |ram: &Ram, offset| {
+            let mut read = page.clone();
+            ram.peek_pages(slot, offset, &mut read).unwrap_or_else(|e| panic!("{e}"));
+            read[0]
+        };
+        assert_eq!(byte(&ram, 3), 7, "it is the same memory");
+        assert!(ram.write_pages(slot, 3, &vec![1; page.len()]).is_err());
+        assert!(ram.zero_pages(slot, 0, 1).is_err() && ram.zero_pages(slot, 0, 70).is_err());
+        // As KVM does for a device, the kernel writes through the mapping.
+        let mut zeros = File::open("/dev/zero").unwrap_or_else(|e| panic!("{e}"));
+        let start = ram.address(slot, 3).unwrap_or_else(|| unreachable!("it has 70 pages"));
+        assert!(ram.guest.read_exact_volatile_from(start, &mut zeros, 8).is_err());
+        assert_eq!((byte(&source, 3), byte(&source, 0)), (7, 7), "the source's page was written");
+        ram.own().unwrap_or_else(|e| panic!("{e}"));
+        ram.write_pages(slot, 3, &vec![1; page.len()]).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(byte(&source, 3), 1);
     }
 
     /// As after swapping, or a restart of whoever mapped it: data that this process has not mapped is data.

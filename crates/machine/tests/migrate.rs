@@ -15,11 +15,12 @@ use common::{checkpoint, create, guest, let_write, on_each, store};
 use moving::{arrivals, connector, listener, migrate, moved};
 use ringmark_guest::Pattern;
 use ringmark_machine::{
-    ArrivalOptions, Arrivals, CheckpointError, CheckpointOptions, End, HypervisorWish, Loading, Machine,
-    MachineConfig, RestoreOptions, RunState,
+    ArrivalOptions, Arrivals, CheckpointError, CheckpointOptions, End, Hypervisor, HypervisorWish, Loading,
+    Machine, MachineConfig, RestoreOptions, RunState,
 };
 use ringmark_migrate::receive::{ReceiveError, ReceiveOptions, receive};
-use ringmark_migrate::send::{DepartError, SendOptions, SourceGuest};
+use ringmark_migrate::report::MemoryBy;
+use ringmark_migrate::send::{DepartError, MemoryWish, SendOptions, SourceGuest};
 use ringmark_track::{AuditRate, Wish};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -45,6 +46,7 @@ fn a_machine_moves_there_and_back_while_its_guest_writes() {
             let mut machine = create(unaudited(hypervisor, tracking, pattern));
             machine.resume().unwrap();
             let options = SendOptions {
+                memory: MemoryWish::Copy,
                 streams: 2,
                 verify_full: true,
                 audit: Some(AuditRate::EVERY_PAGE),
@@ -65,35 +67,60 @@ fn a_machine_moves_there_and_back_while_its_guest_writes() {
     });
 }
 
+/// On `/dev/kvm` memory stays where it is; the engine's is copied.
+#[test]
+fn a_machine_moves_with_its_memory_as_it_is() {
+    on_each("a machine moves with its memory as it is", |hypervisor| {
+        let mut machine = create(unaudited(hypervisor, Wish::Auto, Pattern::Uniform));
+        let lent = machine.facts().hypervisor == Hypervisor::Kvm && cfg!(target_arch = "x86_64");
+        machine.resume().unwrap();
+        for verify_full in [false, true, false] {
+            let_write(&machine, 500);
+            let before = machine.pages_written().unwrap();
+            let options = SendOptions { verify_full, ..SendOptions::default() };
+            let (report, next) = moved(&machine, &options, hypervisor);
+            assert_eq!(report.memory, if lent { MemoryBy::Descriptor } else { MemoryBy::Copy });
+            assert!(next.pages_written().unwrap() >= before, "the guest has lost pages");
+            let_write(&next, 500);
+            // The source, which is still here, has let go of what both have mapped.
+            checked(&next);
+            drop(std::mem::replace(&mut machine, next));
+            let_write(&machine, 500);
+            checked(&machine);
+        }
+    });
+}
+
 #[test]
 fn what_arrived_is_checkpointed_and_restored() {
     on_each("what arrived is checkpointed", |hypervisor| {
-        let (_dir, store) = store();
-        let machine = create(unaudited(hypervisor, Wish::Auto, Pattern::Zipf));
-        machine.resume().unwrap();
-        checkpoint(&machine, &store);
-        let (_, arrived) = moved(&machine, &SendOptions::default(), hypervisor);
-        drop(machine);
-        let_write(&arrived, 500);
-        let base = checkpoint(&arrived, &store);
-        assert_eq!(base.parent, None, "nothing is known here of what was written since the last image");
-        let_write(&arrived, 500);
-        let increment = checkpoint(&arrived, &store);
-        assert_eq!(increment.parent, Some(base.image));
-        drop(arrived);
-        let options = RestoreOptions {
-            name: None,
-            hypervisor,
-            tracking: Wish::Auto,
-            audit: None,
-            loading: Loading::Eager,
-        };
-        let image = store.image(increment.image).unwrap();
-        let restored = Machine::restore(&store, &image, options, Box::new(io::sink())).unwrap();
-        restored.resume().unwrap();
-        let_write(&restored, 500);
-        checked(&restored);
+        for memory in [MemoryWish::Copy, MemoryWish::Auto] {
+            arrived_and_restored(hypervisor, memory);
+        }
     });
+}
+
+fn arrived_and_restored(hypervisor: HypervisorWish, memory: MemoryWish) {
+    let (_dir, store) = store();
+    let machine = create(unaudited(hypervisor, Wish::Auto, Pattern::Zipf));
+    machine.resume().unwrap();
+    checkpoint(&machine, &store);
+    let (_, arrived) = moved(&machine, &SendOptions { memory, ..SendOptions::default() }, hypervisor);
+    drop(machine);
+    let_write(&arrived, 500);
+    let base = checkpoint(&arrived, &store);
+    assert_eq!(base.parent, None, "nothing is known here of what was written since the last image");
+    let_write(&arrived, 500);
+    let increment = checkpoint(&arrived, &store);
+    assert_eq!(increment.parent, Some(base.image));
+    drop(arrived);
+    let options =
+        RestoreOptions { name: None, hypervisor, tracking: Wish::Auto, audit: None, loading: Loading::Eager };
+    let image = store.image(increment.image).unwrap();
+    let restored = Machine::restore(&store, &image, options, Box::new(io::sink())).unwrap();
+    restored.resume().unwrap();
+    let_write(&restored, 500);
+    checked(&restored);
 }
 
 /// The migration fails after pages were sent; the machine goes on, and its next checkpoint is an increment that holds all
@@ -127,7 +154,8 @@ fn a_failed_migration_costs_the_next_checkpoint_nothing() {
                 });
                 let to = connector(dir.path());
                 let mut busy = false;
-                let sent = machine.migrate(&to, &SendOptions::default(), &cancel, &mut |_| {
+                let options = SendOptions { memory: MemoryWish::Copy, ..SendOptions::default() };
+                let sent = machine.migrate(&to, &options, &cancel, &mut |_| {
                     assert!(machine.is_migrating());
                     let taken = machine.checkpoint(&store, CheckpointOptions::default(), &mut |_| {});
                     assert!(matches!(taken, Err(CheckpointError::Busy)));

@@ -29,6 +29,9 @@
 //! the migration is given up, as was [preferred](send::Prefer). And a guest that has left more than expected when it was
 //! stopped runs on at once, for another try.
 //!
+//! Where both sides are processes of one host and user, memory may be [handed over as the file that it is](memory_file): then
+//! there are no rounds, and no page is sent.
+//!
 //! After a cut link [`send::resume`] goes on from what the destination holds, and a destination that has an
 //! [old image](receive::Arrival::seeded) of the machine gets what differs.
 //!
@@ -46,6 +49,7 @@ pub mod codec;
 pub mod handover;
 pub mod limit;
 pub mod link;
+pub mod memory_file;
 pub mod predict;
 pub mod receive;
 pub mod report;
@@ -54,6 +58,7 @@ pub mod wire;
 
 pub use address::{Address, AddressError};
 pub use link::{Connector, Listener, Tls, TlsFiles};
+pub use memory_file::{MemoryFile, MemoryFileError};
 pub use wire::{Offer, Refusal, Session};
 
 /// Most connections for the pages of one migration.

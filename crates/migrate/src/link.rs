@@ -4,6 +4,7 @@
 //! same time has connections of its own.
 
 mod connect;
+mod files;
 mod listen;
 mod tls;
 

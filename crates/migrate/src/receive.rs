@@ -1,5 +1,6 @@
 //! The destination's side.
 
+mod adopt;
 mod error;
 mod hold;
 mod kept;
@@ -17,8 +18,10 @@ use ringmark_track::{Audit, BoxError};
 use crate::codec::{Ledger, PageStore, Tally};
 use crate::handover::{Destination, DestinationDuty};
 use crate::link::{Breaker, Link, Listener};
+use crate::memory_file::MemoryFile;
 use crate::wire::frame::FrameError;
 use crate::wire::{Encoding, Message, Offer, Prepared, Refusal, Role, Seed, Session, Standing};
+use adopt::Lent;
 use kept::Kept;
 use stream::Incoming;
 
@@ -43,6 +46,23 @@ pub trait Arriving {
     /// # Errors
     /// Why it cannot; the source is told, and its guest runs on.
     fn accept(&mut self, offer: &Offer) -> Result<Self::Arrival, Refusal>;
+
+    /// Whether a machine like that of `offer` can be [adopted](Self::adopt): its state is loaded without a write to its memory.
+    ///
+    /// # Errors
+    /// Why not, for people; its pages are sent then.
+    fn adopts(&self, _offer: &Offer) -> Result<(), String> {
+        Err("the destination's monitor maps no memory of others".into())
+    }
+
+    /// As [`accept`](Self::accept), with `memory` that is where it will be, [as a file](crate::memory_file). Until the machine
+    /// [runs](Arrival::run) here it is the source's, and is not written.
+    ///
+    /// # Errors
+    /// As of [`accept`](Self::accept).
+    fn adopt(&mut self, _offer: &Offer, _memory: MemoryFile) -> Result<Self::Arrival, Refusal> {
+        Err(Refusal { what: "the destination's monitor maps no memory of others".into(), advice: None })
+    }
 }
 
 /// A machine that arrives. Dropped, it never was.
@@ -59,7 +79,7 @@ pub trait Arrival {
         None
     }
 
-    /// Puts the state beside memory in place; nothing runs.
+    /// Puts the state beside memory in place; nothing runs, and memory that was [adopted](Arriving::adopt) is not written.
     ///
     /// # Errors
     /// If it is not what this host can run; the guest runs on at the source.
@@ -187,6 +207,10 @@ struct Attempt<A> {
     ledger: Ledger,
     /// The number over what was in the ledger before.
     before: Tally,
+    /// Its memory is the source's until it runs here.
+    adopted: bool,
+    /// The whole of memory is hashed before it runs.
+    verify_full: bool,
     side: Destination,
 }
 
@@ -210,10 +234,26 @@ impl<A: Arrival> Attempt<A> {
             kept.take_if(|kept| kept.is_resumed_by(&offer, *page_size, slots))
         });
         let is_resumed = resumed.is_some();
+        let lent = match &memory {
+            Ok((page_size, slots)) if !is_resumed => {
+                adopt::ask(&mut control, &offer, (*page_size, slots), &*arriving)?
+            }
+            _ => Ok(Lent::Nothing(None)),
+        };
+        let (mut adopted, mut no_memory_file) = (false, None);
         let taken = memory.and_then(|memory| match resumed {
             Some(kept) => Ok((memory, kept.arrival, kept.ledger)),
             None => {
-                let arrival = arriving.accept(&offer)?;
+                let arrival = match lent? {
+                    Lent::File(file) => {
+                        adopted = true;
+                        arriving.adopt(&offer, file)?
+                    }
+                    Lent::Nothing(why) => {
+                        no_memory_file = why;
+                        arriving.accept(&offer)?
+                    }
+                };
                 let ledger = Ledger::new(&memory.1);
                 Ok((memory, arrival, ledger))
             }
@@ -227,7 +267,8 @@ impl<A: Arrival> Attempt<A> {
         };
         // Another machine, or the same from the start.
         *kept = None;
-        let pages = arrival.seeded().filter(|pages| offer.takes_hashes && !is_resumed && !pages.is_empty());
+        let wants_seed = offer.takes_hashes && !is_resumed && !adopted;
+        let pages = arrival.seeded().filter(|pages| wants_seed && !pages.is_empty());
         let key = Session::random()?.half();
         let seed = pages.as_ref().map(|pages| Seed { pages: pages.len(), key });
         let streams = offer.streams.clamp(1, options.streams.clamp(1, crate::MOST_STREAMS));
@@ -235,7 +276,18 @@ impl<A: Arrival> Attempt<A> {
         let token = Session::random()?;
         let (resumed, keeps) = (is_resumed, options.keep.as_secs());
         let from = offer.resume.filter(|_| is_resumed);
-        let accept = Message::Accept { encodings, streams, token, resumed, ends_streams: true, keeps, seed };
+        let streams = if adopted { 0 } else { streams };
+        let accept = Message::Accept {
+            encodings,
+            streams,
+            token,
+            resumed,
+            ends_streams: true,
+            keeps,
+            seed,
+            maps_memory_file: adopted,
+            no_memory_file,
+        };
         let joined = accept.send(&mut control).map_err(ReceiveError::from).and_then(|()| {
             watch(ReceiveProgress::Accepted(&offer));
             let joined = join(listener, &control, token, streams, stop)?;
@@ -249,7 +301,21 @@ impl<A: Arrival> Attempt<A> {
             Ok(streams) => {
                 let (before, side) = (ledger.tally(), Destination::Receiving);
                 let (session, from) = sessions;
-                Ok(Self { arrival, control, streams, page_size, slots, session, from, ledger, before, side })
+                let verify_full = offer.verify_full;
+                Ok(Self {
+                    arrival,
+                    control,
+                    streams,
+                    page_size,
+                    slots,
+                    session,
+                    from,
+                    ledger,
+                    before,
+                    adopted,
+                    verify_full,
+                    side,
+                })
             }
             Err(error) => {
                 if is_resumed {
@@ -273,7 +339,8 @@ impl<A: Arrival> Attempt<A> {
                 (self.side, _) = self.side.fail();
                 // The source finds out by the end of the connection, too.
                 let _ = Message::Failed { reason: error.to_string() }.send(&mut self.control);
-                if matches!(error, ReceiveError::Link(_)) && !keep.is_zero() {
+                // Memory that the source writes on is nothing to go on from.
+                if matches!(error, ReceiveError::Link(_)) && !keep.is_zero() && !self.adopted {
                     let Self { arrival, ledger, page_size, slots, session, from, .. } = self;
                     let kept = Kept::new(arrival, ledger, page_size, slots, (session, from), keep);
                     return Ok(Outcome::Lost(kept, error.to_string()));
@@ -345,8 +412,13 @@ impl<A: Arrival> Attempt<A> {
                     })
                 })
                 .collect();
-            // Rounds may take hours: as long as the streams live, so does the source.
-            control.be_patient()?;
+            // Rounds may take hours: as long as the streams live, so does the source. Without streams its guest is stopped by
+            // now, and only the hash of its memory takes longer than a word may.
+            if !self.adopted || self.verify_full {
+                control.be_patient()?;
+            } else {
+                control.be_impatient()?;
+            }
             // The source sends it when every stream has passed its last barrier, or right behind that: then the streams end
             // by themselves once all pages are in memory.
             let message = Message::receive(control);

@@ -30,6 +30,17 @@ pub enum Status {
     Undecided,
 }
 
+/// How memory got to the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryBy {
+    /// Page by page.
+    #[default]
+    Copy,
+    /// As [the file that it is](crate::memory_file): no page was sent.
+    Descriptor,
+}
+
 /// A migration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -44,6 +55,10 @@ pub struct Report {
     pub downtime: f64,
     /// The downtime by what it was spent on.
     pub downtime_breakdown: Downtime,
+    /// How memory got there: `copy` or `descriptor`.
+    pub memory: MemoryBy,
+    /// Why it was copied though both sides are of one host; none where it was to be.
+    pub copied_because: Option<String>,
     /// Guest memory.
     pub ram: Ram,
     /// What was expected of it after the first round; none if it ended before.
@@ -56,7 +71,8 @@ pub struct Report {
     pub throttle: Throttled,
     /// Whether it went on with what the destination held of one whose link was cut.
     pub resumed: bool,
-    /// What was compared before the guest was let run: `sent-pages` or `full`.
+    /// What was compared before the guest was let run: `sent-pages` or `full`; `same-memory` where nothing was to be, for both
+    /// sides have the same pages.
     pub verified: String,
     /// Tells this migration from others.
     pub session: String,

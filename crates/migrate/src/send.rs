@@ -3,11 +3,13 @@
 pub(crate) mod converge;
 mod error;
 mod foresee;
+mod in_place;
 mod inquire;
 mod resume;
 mod stream;
 mod switch;
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use crate::handover::Source;
 use crate::limit::Limiter;
 use crate::link::{Connector, Link};
 use crate::predict::Prediction;
-use crate::report::{Report, Round, Throttled, milliseconds};
+use crate::report::{MemoryBy, Report, Round, Throttled, milliseconds};
 use crate::wire::{Encoding, Message, Offer, OfferedSlot, Role, Seed, Session};
 use converge::Convergence;
 use stream::Outgoing;
@@ -46,6 +48,15 @@ pub trait Departing: Sync {
 
     /// Its memslots.
     fn slots(&self) -> &SlotTable;
+
+    /// The file that its memory is, for a destination on the same host to [map](crate::memory_file), memslot behind memslot in
+    /// their order: shared, sealed against shrinking, and whole.
+    ///
+    /// # Errors
+    /// Why there is none, or none that may be mapped elsewhere, for people.
+    fn memory_file(&self) -> Result<BorrowedFd<'_>, String> {
+        Err("its monitor hands no memory over".into())
+    }
 
     /// Pages that nobody has ever written, and that are zeros without being read.
     ///
@@ -81,9 +92,23 @@ pub struct Identity {
     pub needs: Vec<u8>,
 }
 
+/// How memory is to get to the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryWish {
+    /// [By descriptor](crate::memory_file) where both sides can, else as a copy.
+    #[default]
+    Auto,
+    /// Page by page, in any case.
+    Copy,
+    /// By descriptor, or not at all.
+    Descriptor,
+}
+
 /// How a machine is to leave.
 #[derive(Clone, Debug)]
 pub struct SendOptions {
+    /// How its memory gets there. What follows on pages means a copy.
+    pub memory: MemoryWish,
     /// Connections for pages.
     pub streams: u16,
     /// The encodings that may be used.
@@ -124,6 +149,7 @@ pub enum Prefer {
 impl Default for SendOptions {
     fn default() -> Self {
         Self {
+            memory: MemoryWish::default(),
             streams: 1,
             encodings: vec![
                 Encoding::Zero,
@@ -274,6 +300,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         let page_size = machine.memory().page_size();
         let session = Session::random().map_err(|error| boxed(error.into()))?;
         let (mut control, _) = to.connect(Role::Control).map_err(|error| boxed(error.into()))?;
+        let file = in_place::offered(machine, options, &control).map_err(boxed)?;
         let offer = Offer {
             session,
             name: identity.name.clone(),
@@ -292,12 +319,28 @@ impl<'a, M: Departing> Departure<'a, M> {
             verify_full: options.verify_full,
             resume,
             takes_hashes: true,
+            has_memory_file: file.is_ok(),
         };
         Message::Offer(Box::new(offer)).send(&mut control).map_err(|error| boxed(error.into()))?;
-        let answer = Message::receive(&mut control).map_err(|error| boxed(error.into()))?;
-        let (encodings, streams, token, resumed, ends_streams, keeps, seed) = match answer {
-            Message::Accept { encodings, streams, token, resumed, ends_streams, keeps, seed } => {
-                (encodings, streams, token, resumed && resume.is_some(), ends_streams, keeps, seed)
+        let total = machine.slots().total_pages() * page_size.bytes();
+        let (answer, handed) =
+            in_place::answer(&mut control, file.as_ref().ok().copied(), total).map_err(boxed)?;
+        let (encodings, streams, token, resumed, ends_streams, keeps, seed, mapped) = match answer {
+            Message::Accept {
+                encodings,
+                streams,
+                token,
+                resumed,
+                ends_streams,
+                keeps,
+                seed,
+                maps_memory_file,
+                no_memory_file,
+            } => {
+                let mapped = in_place::mapped(file, handed, options, maps_memory_file, no_memory_file);
+                let mapped = mapped.inspect_err(|error| in_place::part(&mut control, session, error));
+                let resumed = resumed && resume.is_some();
+                (encodings, streams, token, resumed, ends_streams, keeps, seed, mapped.map_err(boxed)?)
             }
             Message::Refuse(refusal) => return Err(boxed(DepartError::Refused(refusal))),
             other => return Err(boxed(DepartError::OutOfTurn(other.name()))),
@@ -306,6 +349,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         let count = streams.clamp(1, options.streams.clamp(1, crate::MOST_STREAMS));
         let page = usize::try_from(page_size.bytes()).unwrap_or(usize::MAX);
         let held = options.held / page / usize::from(count);
+        let count = if mapped.is_ok() { 0 } else { count };
         let mut streams = Vec::new();
         for index in 0..count {
             let (mut link, _) = to.connect(Role::Stream).map_err(|error| boxed(error.into()))?;
@@ -314,7 +358,6 @@ impl<'a, M: Departing> Departure<'a, M> {
         }
         let seeded =
             seed.map(|seed| hashes(&mut control, seed, machine.slots())).transpose().map_err(boxed)?;
-        let total = machine.slots().total_pages() * page_size.bytes();
         let mut report = Report {
             session: session.to_string(),
             verified: if options.verify_full { "full" } else { "sent-pages" }.into(),
@@ -322,6 +365,7 @@ impl<'a, M: Departing> Departure<'a, M> {
             ..Report::default()
         };
         (report.ram.total, report.ram.remaining, report.ram.page_size) = (total, total, page_size.bytes());
+        in_place::note(&mut report, mapped);
         let departure = Self {
             machine,
             to,
@@ -341,7 +385,7 @@ impl<'a, M: Departing> Departure<'a, M> {
             throttle: None,
             seeded,
             ends_streams,
-            keeps: keeps > 0,
+            keeps: keeps > 0 && count > 0,
             kept: None,
             before: Tally::default(),
             consumer: session.number(),
@@ -356,6 +400,9 @@ impl<'a, M: Departing> Departure<'a, M> {
         tracker: &mut Tracker,
         watch: &mut dyn FnMut(&SendProgress<'_>),
     ) -> Result<Report, Departed> {
+        if self.report.memory == MemoryBy::Descriptor {
+            return self.hand_over(watch);
+        }
         match self.begin(tracker) {
             Ok(epoch) => self.travel(epoch, watch),
             Err(error) => Err(self.stay(error)),

@@ -132,6 +132,8 @@ fn destinations_that_are_mad() {
                     ends_streams: false,
                     keeps: 0,
                     seed: None,
+                    maps_memory_file: false,
+                    no_memory_file: None,
                 };
                 let _ = accept.send(&mut peer);
                 // The stream comes on another connection; this one stays open until the test ends.

@@ -19,6 +19,19 @@ pub(crate) enum Prefer {
     Downtime,
 }
 
+/// How memory gets to the other side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MemoryWish {
+    /// By descriptor where that is possible, else as a copy.
+    #[default]
+    Auto,
+    /// Page by page.
+    Copy,
+    /// As it is: the process on the other side of a Unix socket, of the same user, maps the same memory. No page is copied;
+    /// it is an error if that is not possible (an interrupt translation service, a clone, the engine).
+    Descriptor,
+}
+
 /// What is compared before the guest runs on the other side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Verify {
@@ -48,6 +61,10 @@ pub(crate) struct MigrateArgs {
     #[arg(required_unless_present = "decide")]
     pub(crate) address: Option<Address>,
 
+    /// How memory gets to the other side.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) memory: MemoryWish,
+
     /// The downtime to aim at, as in 2ms; by default 10ms.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) max_downtime: Option<Duration>,
@@ -74,7 +91,8 @@ pub(crate) struct MigrateArgs {
     pub(crate) verify: Verify,
 
     /// Hash memory while the guest stands still, and give the migration up if a page was written that no source reported.
-    /// With a RATE such as 1%, a random share of memory is looked at.
+    /// With a RATE such as 1%, a random share of memory is looked at. Where memory is handed over by descriptor no page can be
+    /// missed, and nothing is hashed.
     #[arg(long, value_name = "RATE", num_args = 0..=1, require_equals = true, default_missing_value = "100%")]
     pub(crate) audit: Option<AuditRate>,
 

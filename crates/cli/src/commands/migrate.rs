@@ -5,7 +5,7 @@ mod report;
 use std::path::Path;
 use std::thread;
 
-use ringmark_control::{Client, Decision, MigrateRequest, Prefer};
+use ringmark_control::{Client, Decision, MemoryWish, MigrateRequest, Prefer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -43,6 +43,11 @@ fn request(args: &MigrateArgs) -> Result<MigrateRequest> {
     Ok(MigrateRequest {
         tls: link::tls_files(&args.link)?,
         insecure: args.link.insecure,
+        memory: match args.memory {
+            args::MemoryWish::Auto => MemoryWish::Auto,
+            args::MemoryWish::Copy => MemoryWish::Copy,
+            args::MemoryWish::Descriptor => MemoryWish::Descriptor,
+        },
         max_downtime_ms: args.max_downtime.map(milliseconds),
         max_total_ms: args.max_total.map(milliseconds),
         prefer: match args.prefer {

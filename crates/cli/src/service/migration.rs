@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ringmark_control::{
-    Code, Decision, Failure, GuestState, MigrateProgress, MigrateRequest, Migration, Prefer, SCHEMA, Service,
-    Status,
+    Code, Decision, Failure, GuestState, MemoryWish, MigrateProgress, MigrateRequest, Migration, Prefer,
+    SCHEMA, Service, Status,
 };
 use ringmark_machine::{MigrateError, NotUndecided};
 use ringmark_migrate::send::{self, DepartError, SendOptions, SourceGuest};
@@ -70,6 +70,7 @@ impl MachineService {
         let advice = match code {
             Code::Busy => "wait for it and ask again",
             Code::Unreachable => "see whether `ringmark receive` waits there, and what it says",
+            Code::Refused if matches!(error.departure(), Some(DepartError::NoMemoryFile(_))) => "",
             Code::Refused => "do what it says at the destination, or choose another",
             Code::Escape => "take a checkpoint: it will be a base",
             Code::Cancelled => "",
@@ -82,7 +83,7 @@ impl MachineService {
 fn code_of(error: &DepartError) -> Code {
     match error {
         DepartError::Connect(_) | DepartError::Link(_) | DepartError::OutOfTurn(_) => Code::Unreachable,
-        DepartError::Refused(_) | DepartError::Failed(_) => Code::Refused,
+        DepartError::Refused(_) | DepartError::Failed(_) | DepartError::NoMemoryFile(_) => Code::Refused,
         DepartError::Track(_) | DepartError::Round(_) | DepartError::Cut(_) => Code::Tracking,
         DepartError::Goal { .. } => Code::Goal,
         DepartError::Cancelled => Code::Cancelled,
@@ -104,6 +105,11 @@ fn options(request: &MigrateRequest) -> Result<SendOptions, String> {
     let defaults = SendOptions::default();
     let audit = request.audit.as_deref().map(str::parse).transpose();
     Ok(SendOptions {
+        memory: match request.memory {
+            MemoryWish::Auto => send::MemoryWish::Auto,
+            MemoryWish::Copy => send::MemoryWish::Copy,
+            MemoryWish::Descriptor => send::MemoryWish::Descriptor,
+        },
         streams: request.streams,
         bandwidth: request.bandwidth,
         max_downtime: request.max_downtime_ms.map(time).transpose()?.unwrap_or(MAX_DOWNTIME),

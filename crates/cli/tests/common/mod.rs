@@ -9,6 +9,7 @@
 pub(crate) mod elf;
 pub(crate) mod images;
 pub(crate) mod migration;
+pub(crate) mod passage;
 pub(crate) mod process;
 pub(crate) mod small_disk;
 

@@ -22,6 +22,9 @@ pub struct MigrateRequest {
     /// Plain TCP to another host is wanted.
     #[serde(default)]
     pub insecure: bool,
+    /// How memory gets there.
+    #[serde(default)]
+    pub memory: MemoryWish,
     /// Milliseconds of downtime to aim at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_downtime_ms: Option<f64>,
@@ -58,6 +61,7 @@ impl MigrateRequest {
             to: address.into(),
             tls: None,
             insecure: false,
+            memory: MemoryWish::default(),
             max_downtime_ms: None,
             max_total_ms: None,
             prefer: Prefer::default(),
@@ -79,6 +83,19 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+}
+
+/// How memory gets to the destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryWish {
+    /// By descriptor where both sides can, else as a copy.
+    #[default]
+    Auto,
+    /// Page by page.
+    Copy,
+    /// By descriptor, or not at all.
+    Descriptor,
 }
 
 /// What gives way if the downtime aimed at cannot be had.

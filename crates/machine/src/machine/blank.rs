@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ringmark_guest::{Config, Control, HeaderError, Interrupts};
+use vm_memory::GuestMemoryError;
 
 use super::CreateError;
 use super::frame::{Frame, Vcpus};
@@ -69,16 +70,10 @@ impl Frame {
     }
 
     /// Puts state into vCPUs and devices, with memory in place: only then can an interrupt controller read its tables, and
-    /// a software vCPU find what its program is about. It writes guest memory (tables that are consumed, a clock page).
-    /// Gives back where a built-in guest keeps its certificates.
+    /// a software vCPU find what its program is about. Interrupt tables that are consumed are written on the way.
+    /// Gives back where a built-in guest keeps its certificates; before it runs it is [told to](work).
     pub(crate) fn load(&self, vcpus: &Vcpus, saved: &MachineSaved) -> Result<Option<Config>, StateError> {
         let guest = saved.mailbox.map(|mailbox| mailbox_at(&self.ram, mailbox)).transpose()?;
-        if let Some(config) = &guest {
-            // It may be of a moment at which the guest was checking itself for a monitor that is gone.
-            config
-                .set_control(&mut RamWords(&self.ram), Control::RUN)
-                .map_err(|e| StateError::Other(e.to_string()))?;
-        }
         let wiring = match saved.hypervisor {
             Hypervisor::Engine => guest.map(|config| wiring_of(&self.ram, config)).transpose()?.flatten(),
             Hypervisor::Kvm => None,
@@ -87,6 +82,11 @@ impl Frame {
         vcpus.ports.serial().load(&saved.serial).map_err(StateError::Other)?;
         Ok(self.platform.load(&saved.platform, || vcpus.threads.load(&saved.cpus, wiring)).map(|()| guest)?)
     }
+}
+
+/// Tells a built-in guest to work: its state may be of a moment at which it was checking itself for a monitor that is gone.
+pub(crate) fn work(ram: &Ram, guest: Option<&Config>) -> Result<(), GuestMemoryError> {
+    guest.map_or(Ok(()), |config| config.set_control(&mut RamWords(ram), Control::RUN))
 }
 
 fn mailbox_at(ram: &Ram, mailbox: u64) -> Result<Config, StateError> {

@@ -89,7 +89,11 @@ impl Machine {
 
     /// Lets the guest write again: also one that was paused meanwhile, or it would hold for ever once it is resumed.
     fn withdraw_check(&self, config: &Config) -> Result<(), CheckError> {
-        let _state = self.lock_run_state();
+        let state = self.lock_run_state();
+        if *state == RunState::Undecided {
+            // Its memory may be another machine's by now; should it run on here, it is told to work.
+            return Ok(());
+        }
         Ok(config.set_control(&mut RamWords(&self.ram), Control::RUN)?)
     }
 

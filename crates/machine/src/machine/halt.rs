@@ -4,7 +4,8 @@ use std::sync::MutexGuard;
 
 use ringmark_track::{BoxError, Vcpus};
 
-use super::{Machine, RunState};
+use super::{Machine, PauseError, RunState};
+use crate::clock::Pulse;
 use crate::cpu::Opaque;
 use crate::devices::SerialSaved;
 use crate::platform::{PlatformError, PlatformSaved};
@@ -16,7 +17,7 @@ use crate::threads::CpuStateError;
 pub(crate) struct Halt<'m> {
     machine: &'m Machine,
     run_state: Option<MutexGuard<'m, RunState>>,
-    quiet: Option<MutexGuard<'m, bool>>,
+    quiet: Option<MutexGuard<'m, Pulse>>,
 }
 
 impl<'m> Halt<'m> {
@@ -29,9 +30,12 @@ impl<'m> Halt<'m> {
         self.run_state.as_deref() == Some(&RunState::Paused)
     }
 
-    /// Leaves the guest where it stands: it runs on another host, or it may (`undecided`). What the operator has asked for
-    /// meanwhile finds that out.
+    /// Leaves the guest where it stands: it runs on another host, or it may (`undecided`), and perhaps with this very memory,
+    /// which nothing writes here any more. What the operator has asked for meanwhile finds that out.
     pub(crate) fn hand_over(mut self, undecided: bool) {
+        if let Some(mut pulse) = self.quiet.take() {
+            *pulse = Pulse::Holds;
+        }
         if let Some(mut state) = self.run_state.take() {
             *state = RunState::Undecided;
         }
@@ -69,7 +73,11 @@ pub(crate) enum SaveError {
 impl Vcpus for Halt<'_> {
     fn stop(&mut self) -> Result<(), BoxError> {
         let machine = self.machine;
-        self.run_state = Some(machine.lock_run_state());
+        // Held also if it fails: whoever resumes then looks at it.
+        let state = self.run_state.insert(machine.lock_run_state());
+        if **state == RunState::Undecided {
+            return Err(PauseError::Undecided.into());
+        }
         // Before the vCPUs: a writer that goes on after them would write into a state that is being saved.
         self.quiet = machine.clock.as_ref().map(crate::clock::Clock::quiesce);
         machine.threads.stop()?;
@@ -84,5 +92,55 @@ impl Vcpus for Halt<'_> {
             self.machine.threads.resume();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends where anything fails")]
+mod tests {
+    use std::time::Duration;
+    use std::{io, thread};
+
+    use ringmark_guest::Pattern;
+    use ringmark_migrate::receive::Decision;
+    use ringmark_track::{Audit, Wish};
+
+    use super::*;
+    use crate::config::{Boot, GuestSpec, MachineConfig};
+    use crate::platform::HypervisorWish;
+
+    /// Neither the vCPUs nor the clock writes, until it is decided that the guest runs here; and nothing stops it again.
+    #[test]
+    fn memory_is_left_alone_while_the_guest_may_run_elsewhere() {
+        let config = MachineConfig {
+            name: "handed-over".into(),
+            memory: 16 << 20,
+            vcpus: 1,
+            its: 0,
+            hypervisor: HypervisorWish::Engine,
+            tracking: Wish::Auto,
+            boot: Boot::Guest(GuestSpec { pattern: Pattern::Uniform, hot: 1 << 20, pace: 0, seed: 1 }),
+            audit: None,
+        };
+        let machine = Machine::create(config, Box::new(io::sink())).unwrap();
+        machine.resume().unwrap();
+        let mut halt = Halt::new(&machine);
+        halt.stop().unwrap();
+        halt.hand_over(true);
+        let digest = || Audit::begin(machine.ram.slots(), &machine.ram).unwrap().digest().unwrap();
+        let before = digest();
+        let mut again = Halt::new(&machine);
+        assert!(again.stop().is_err(), "what may be another's is no state to capture");
+        again.resume().unwrap();
+        drop(again);
+        // Several of the clock's periods.
+        thread::sleep(Duration::from_millis(60));
+        assert_eq!(digest(), before, "memory was written though the guest may run elsewhere");
+        machine.decide(Decision::Run).unwrap();
+        let (clock, pulse) = (machine.clock.as_ref().unwrap(), Pulse::Ticks);
+        assert_eq!(*clock.quiesce(), pulse);
+        while digest() == before {
+            thread::yield_now();
+        }
     }
 }

@@ -7,7 +7,7 @@ use ringmark_image::{Image, Store};
 use ringmark_track::{Audit, AuditRate, Tracker, Wish};
 use ringmark_uffd::Faults;
 
-use super::blank::{Blueprint, StateError};
+use super::blank::{Blueprint, StateError, work};
 use super::frame::{Frame, MachineParts, host_page_size};
 use super::{CreateError, Machine, Newest, RestoreError};
 use crate::config::MAX_VCPUS;
@@ -211,7 +211,11 @@ impl Frame {
         if !mutant::active(Mutant::TrackedAfterDevices) {
             self.tracker.arm_after_restore().map_err(CreateError::from)?;
         }
-        let guest = self.load(&vcpus, &saved).map_err(|error| match error {
+        let loaded = self.load(&vcpus, &saved).and_then(|guest| {
+            work(&self.ram, guest.as_ref()).map_err(|e| StateError::Other(e.to_string()))?;
+            Ok(guest)
+        });
+        let guest = loaded.map_err(|error| match error {
             StateError::Platform(error) => error.into(),
             StateError::Other(what) => RestoreError::State(what),
         })?;

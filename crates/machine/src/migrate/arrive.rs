@@ -6,14 +6,14 @@ use ringmark_abi::mem;
 use ringmark_dirty::{PageSize, SlotId};
 use ringmark_migrate::codec::PageStore;
 use ringmark_migrate::receive::{Arrival, Arriving};
-use ringmark_migrate::{Offer, Refusal};
+use ringmark_migrate::{MemoryFile, Offer, Refusal};
 use ringmark_track::{AuditRate, BoxError, MemoryError, Wish};
 
 use super::needs::Needs;
 use crate::config::{MAX_TRANSLATORS, MAX_VCPUS};
 use crate::devices::{Console, attended};
 use crate::layout::RamLayout;
-use crate::machine::blank::Blueprint;
+use crate::machine::blank::{Blueprint, work};
 use crate::machine::frame::{Frame, MachineParts, Vcpus, host_page_size};
 use crate::machine::{CreateError, Machine};
 use crate::platform::{self, Hypervisor, HypervisorWish, Shape};
@@ -52,12 +52,17 @@ impl<F: FnMut() -> Console> Arrivals<F> {
         self.options.name.clone().unwrap_or_else(|| offer.name.clone())
     }
 
-    fn frame(&self, offer: &Offer, needs: &Needs) -> Result<Frame, Refusal> {
+    fn frame(&self, offer: &Offer, needs: &Needs, memory: Option<MemoryFile>) -> Result<Frame, Refusal> {
         let wish = wish_for(needs.hypervisor, &offer.architecture, self.options.hypervisor)?;
         let layout = layout_of(offer, needs.hypervisor)?;
-        fits(layout.bytes(), self.options.most_memory)?;
+        fits(layout.bytes(), self.options.most_memory, memory.is_some())?;
         let advised = needs.bitmaps_advised.as_deref();
-        let ram = |_| Ok(Ram::new(layout)?);
+        let ram = |_| {
+            Ok(match memory {
+                Some(memory) => Ram::adopt(layout, memory)?,
+                None => Ram::new(layout)?,
+            })
+        };
         let frame =
             Frame::new(ram, wish, self.options.tracking, false, advised, mem::NONE).map_err(|error| {
                 let advice = match error {
@@ -74,15 +79,12 @@ impl<F: FnMut() -> Console> Arrivals<F> {
         }
         Ok(frame)
     }
-}
 
-impl<F: FnMut() -> Console> Arriving for Arrivals<F> {
-    type Arrival = Coming;
-
-    fn accept(&mut self, offer: &Offer) -> Result<Coming, Refusal> {
+    fn take(&mut self, offer: &Offer, memory: Option<MemoryFile>) -> Result<Coming, Refusal> {
+        let adopted = memory.is_some();
         let needs = Needs::of(offer).map_err(|what| refusal(what, "use the same version on both sides"))?;
         let blueprint = blueprint_of(offer, &needs)?;
-        let mut frame = self.frame(offer, &needs)?;
+        let mut frame = self.frame(offer, &needs, memory)?;
         let failed = |error: CreateError| refusal(error.to_string(), "see there what `ringmark doctor` says");
         if let Some(lacking) = frame.platform.lacks(&blueprint.processor).map_err(|e| failed(e.into()))? {
             return Err(refusal(
@@ -98,8 +100,25 @@ impl<F: FnMut() -> Console> Arriving for Arrivals<F> {
             name: self.name_of(offer),
             audited: self.options.audit,
             auto: self.options.tracking == Wish::Auto,
+            adopted,
             loaded: None,
         })
+    }
+}
+
+impl<F: FnMut() -> Console> Arriving for Arrivals<F> {
+    type Arrival = Coming;
+
+    fn accept(&mut self, offer: &Offer) -> Result<Coming, Refusal> {
+        self.take(offer, None)
+    }
+
+    fn adopts(&self, offer: &Offer) -> Result<(), String> {
+        Needs::of(offer)?.leaves_memory_alone()
+    }
+
+    fn adopt(&mut self, offer: &Offer, memory: MemoryFile) -> Result<Coming, Refusal> {
+        self.take(offer, Some(memory))
     }
 }
 
@@ -112,6 +131,8 @@ pub struct Coming {
     audited: Option<AuditRate>,
     /// Whether what an earlier run found of its tracking still counts.
     auto: bool,
+    /// Its memory is the source's, and not written here, until it runs.
+    adopted: bool,
     loaded: Option<Loaded>,
 }
 
@@ -142,8 +163,12 @@ impl Arrival for Coming {
     }
 
     fn run(self) -> Result<Machine, BoxError> {
-        let Self { vcpus, frame, name, audited, loaded, .. } = self;
+        let Self { vcpus, frame, name, audited, adopted, loaded, .. } = self;
         let Loaded { guest, bitmaps_advised, paused } = loaded.ok_or("it has no state yet")?;
+        if adopted {
+            frame.ram.own()?;
+        }
+        work(&frame.ram, guest.as_ref())?;
         let parts = MachineParts { vcpus, guest, newest: None, audited, audit: None, bitmaps_advised };
         let mut machine = frame.finish(name, parts);
         // Before the vCPUs, which may take this thread's processor as soon as they run.
@@ -247,10 +272,11 @@ fn layout_of(offer: &Offer, hypervisor: Hypervisor) -> Result<RamLayout, Refusal
     if offered.eq(made) { Ok(layout) } else { Err(foreign()) }
 }
 
-/// Whether this host has room for `bytes` of guest memory.
-fn fits(bytes: u64, most: Option<u64>) -> Result<(), Refusal> {
+/// Whether this host has room for `bytes` of guest memory, or has them already.
+fn fits(bytes: u64, most: Option<u64>, here: bool) -> Result<(), Refusal> {
     let (most, whose) = match most {
         Some(most) => (most, "is allowed here (--max-memory)"),
+        None if here => return Ok(()),
         None => match available() {
             Some(available) => (available, "this host has to spare"),
             None => return Ok(()),

@@ -1,5 +1,6 @@
 //! A machine leaves.
 
+use std::os::fd::BorrowedFd;
 use std::sync::TryLockError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -81,15 +82,18 @@ impl Machine {
 
     fn identity(&self, bitmaps_advised: Option<&String>) -> Result<Identity, String> {
         let facts = self.facts();
-        let (translators, processor) = (self.platform().translators(), self.platform().processor());
-        let needs = Needs::new(facts.hypervisor, translators, processor, bitmaps_advised.cloned());
         Ok(Identity {
             name: facts.name.clone(),
             hypervisor: facts.hypervisor.name().into(),
             architecture: std::env::consts::ARCH.into(),
             vcpus: facts.vcpus,
-            needs: needs.encode()?,
+            needs: self.needs(bitmaps_advised).encode()?,
         })
+    }
+
+    fn needs(&self, bitmaps_advised: Option<&String>) -> Needs {
+        let (translators, processor) = (self.platform().translators(), self.platform().processor());
+        Needs::new(self.facts().hypervisor, translators, processor, bitmaps_advised.cloned())
     }
 }
 
@@ -111,6 +115,11 @@ impl Departing for Leaving<'_> {
 
     fn slots(&self) -> &SlotTable {
         self.machine.ram.slots()
+    }
+
+    fn memory_file(&self) -> Result<BorrowedFd<'_>, String> {
+        let needs = self.machine.needs(self.bitmaps_advised.as_ref());
+        needs.leaves_memory_alone().and_then(|()| self.machine.ram.handed_over())
     }
 
     fn holes(&self) -> Result<DirtyPages, BoxError> {

@@ -32,6 +32,22 @@ impl Needs {
         Self { version: VERSION, hypervisor, translators, processor, bitmaps_advised }
     }
 
+    /// Whether its state is loaded without a write to its memory, so that who loads it may do so while the memory is still
+    /// the source's. An interrupt translation service consumes the tables that it wrote there, and the engine's software
+    /// vCPUs are not held to that.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub(super) fn leaves_memory_alone(&self) -> Result<(), String> {
+        match (self.hypervisor, self.translators) {
+            (Hypervisor::Kvm, None | Some(0)) => Ok(()),
+            (Hypervisor::Kvm, Some(_)) => {
+                Err("its interrupt translation service writes memory when its state is loaded".into())
+            }
+            (Hypervisor::Engine, _) => Err("the engine writes memory when its state is loaded".into()),
+        }
+    }
+
     pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
         codec::encode(self)
     }

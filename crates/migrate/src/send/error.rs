@@ -35,6 +35,17 @@ pub enum DepartError {
     /// The guest could not be brought to a cut.
     #[error(transparent)]
     Cut(#[from] CutError),
+    /// Memory was to be handed over by descriptor, and cannot be.
+    #[error(
+        "its memory cannot be handed over by descriptor: {0}; let its pages be sent (--memory copy, or auto)"
+    )]
+    NoMemoryFile(String),
+    /// The guest could not be stopped.
+    #[error("the guest could not be stopped: {0}")]
+    Stop(#[source] BoxError),
+    /// The state could not be saved.
+    #[error("the state of the machine could not be saved: {0}")]
+    Save(#[source] BoxError),
     /// Memory could not be read.
     #[error(transparent)]
     Memory(MemoryError),

@@ -57,9 +57,10 @@ impl<'a, M: Departing> Departure<'a, M> {
                 Ok((SourceDuty::End, resume)) => {
                     let (downtime, total) = (stopped.elapsed(), self.begun.elapsed());
                     sealed.stand_still();
-                    machine.leave(halted, false);
+                    // Before the machine ends, and its process with it: who asked for the migration is still to hear of it.
                     self.take_prediction(true);
                     self.conclude(downtime, total, prepared, resume);
+                    machine.leave(halted, false);
                     watch(&SendProgress { report: &self.report, stopped: true });
                     Ok(self.report)
                 }
@@ -153,7 +154,7 @@ impl<'a, M: Departing> Departure<'a, M> {
     }
 
     /// Tells the destination to run the guest, and finds out whether it does.
-    fn commit(&mut self) -> Result<(SourceDuty, u64), DepartError> {
+    pub(super) fn commit(&mut self) -> Result<(SourceDuty, u64), DepartError> {
         self.side = self.side.commit();
         let silence = match tell(&mut self.control, self.session) {
             Ok(resume) => {
@@ -190,7 +191,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         }
     }
 
-    fn conclude(&mut self, downtime: Duration, total: Duration, prepared: Prepared, resume: u64) {
+    pub(super) fn conclude(&mut self, downtime: Duration, total: Duration, prepared: Prepared, resume: u64) {
         let report = &mut self.report;
         report.status = Status::Completed;
         if let Some(throttle) = self.throttle.as_ref().filter(|throttle| throttle.is_engaged()) {
@@ -231,11 +232,11 @@ fn tell(link: &mut Link, session: crate::wire::Session) -> Result<u64, DepartErr
 }
 
 /// Measures one step after the other.
-struct Lap(Instant);
+pub(super) struct Lap(pub(super) Instant);
 
 impl Lap {
     /// Milliseconds since the last lap.
-    fn lap(&mut self) -> f64 {
+    pub(super) fn lap(&mut self) -> f64 {
         let now = Instant::now();
         milliseconds(now - std::mem::replace(&mut self.0, now))
     }

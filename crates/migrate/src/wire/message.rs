@@ -103,6 +103,9 @@ pub struct Offer {
     /// Whether the source compares pages with what the destination has of an old image, if it has.
     #[serde(default)]
     pub takes_hashes: bool,
+    /// Whether memory may be had as a file instead of page by page: see [`Message::MemoryFile`].
+    #[serde(default)]
+    pub has_memory_file: bool,
 }
 
 /// A memslot of an offer.
@@ -243,7 +246,15 @@ pub enum Message {
         /// The session.
         session: Session,
     },
+    /// The memory itself: its file comes as the one descriptor beside this message (`SCM_RIGHTS`), with the memslots of the
+    /// offer one behind the other, in their order.
+    MemoryFile {
+        /// Bytes of all of them.
+        bytes: u64,
+    },
 
+    /// The memory file that was offered is wanted; an answer to the offer follows it.
+    WantMemoryFile,
     /// The offer is taken; pages may come.
     Accept {
         /// The encodings that may be used.
@@ -264,6 +275,12 @@ pub enum Message {
         /// What is here of an old image of the machine; the hashes follow.
         #[serde(default)]
         seed: Option<Seed>,
+        /// The memory file is mapped here: there are no streams, and no page is sent.
+        #[serde(default)]
+        maps_memory_file: bool,
+        /// Why it is not, where one was offered.
+        #[serde(default)]
+        no_memory_file: Option<String>,
     },
     /// Pages of the old image: their hashes.
     Hashes(Hashes),
@@ -317,6 +334,8 @@ impl Message {
             Self::Commit { .. } => "commit",
             Self::Abort { .. } => "abort",
             Self::Ask { .. } => "ask",
+            Self::MemoryFile { .. } => "memory-file",
+            Self::WantMemoryFile => "want-memory-file",
             Self::Accept { .. } => "accept",
             Self::Hashes(_) => "hashes",
             Self::Refuse(_) => "refuse",
@@ -408,6 +427,7 @@ mod tests {
             verify_full: false,
             resume: Some(Session::of(3)),
             takes_hashes: true,
+            has_memory_file: true,
         }
     }
 
@@ -420,6 +440,8 @@ mod tests {
             Message::Commit { session },
             Message::Abort { session, reason: "cancelled".into() },
             Message::Ask { session },
+            Message::MemoryFile { bytes: 1 << 30 },
+            Message::WantMemoryFile,
             Message::Accept {
                 encodings: vec![Encoding::Zero],
                 streams: 1,
@@ -428,6 +450,8 @@ mod tests {
                 ends_streams: true,
                 keeps: 60,
                 seed: Some(Seed { pages: 1, key: 2 }),
+                maps_memory_file: true,
+                no_memory_file: Some("another user".into()),
             },
             Message::Hashes(Hashes { slot: 0, first: 5, hashes: vec![1; 8] }),
             Message::Refuse(refusal),
@@ -451,14 +475,25 @@ mod tests {
     #[test]
     fn what_an_older_peer_does_not_say_is_nothing() {
         let mut bytes = Vec::new();
-        ciborium::into_writer(&all()[5], &mut bytes).unwrap();
+        ciborium::into_writer(&all()[7], &mut bytes).unwrap();
         let mut value: ciborium::Value = ciborium::from_reader(bytes.as_slice()).unwrap();
         let accept = value.as_map_mut().unwrap()[0].1.as_map_mut().unwrap();
         accept.retain(|(name, _)| ["encodings", "streams", "token"].contains(&name.as_text().unwrap()));
         let mut old = Vec::new();
         ciborium::into_writer(&value, &mut old).unwrap();
         let accept = Message::decode(&old).unwrap();
-        assert!(matches!(accept, Message::Accept { resumed: false, keeps: 0, seed: None, .. }), "{accept:?}");
+        let nothing = Message::Accept {
+            encodings: vec![Encoding::Zero],
+            streams: 1,
+            token: Session::of(9),
+            resumed: false,
+            ends_streams: false,
+            keeps: 0,
+            seed: None,
+            maps_memory_file: false,
+            no_memory_file: None,
+        };
+        assert_eq!(accept, nothing);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! A guest that knows what it wrote: a lost page is noticed from the inside.
 
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -10,8 +13,9 @@ use ringmark_engine::{Profile, System};
 use ringmark_migrate::codec::PageStore;
 use ringmark_migrate::receive::{Arrival, Arriving};
 use ringmark_migrate::send::{Departing, Identity};
-use ringmark_migrate::{Offer, Refusal};
+use ringmark_migrate::{MemoryFile, Offer, Refusal};
 use ringmark_track::{BoxError, Memory, MemoryError, Method, MonitorLog, Tracker, Vcpus};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 pub const PAGE: usize = 4096;
 pub const PAGES: u64 = 512;
@@ -42,30 +46,42 @@ impl Running {
     }
 }
 
-/// Memory whose every write through [`PageStore`] or by the guest is marked.
+/// Memory, in a file, whose every write through [`PageStore`] or by the guest is marked.
 pub struct Ram {
-    bytes: Mutex<Vec<u8>>,
+    file: File,
+    /// Of whoever changes a page, which takes a read and a write.
+    changing: Mutex<()>,
     pub log: MonitorLog,
     slots: SlotTable,
 }
 
 impl Ram {
     pub fn new() -> Self {
-        let page_size = PageSize::new(PAGE as u64).unwrap();
-        let slots = slots();
-        let length = usize::try_from(slots.total_pages()).unwrap() * PAGE;
-        Self { bytes: Mutex::new(vec![0; length]), log: MonitorLog::new(&slots, page_size), slots }
+        let file = memfd_create("toy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&file, slots().total_pages() * PAGE as u64).unwrap();
+        fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+        Self::on(file.into())
     }
 
-    fn at(&self, slot: SlotId, page: u64) -> usize {
+    pub fn on(file: File) -> Self {
+        let page_size = PageSize::new(PAGE as u64).unwrap();
+        let slots = slots();
+        Self { file, changing: Mutex::default(), log: MonitorLog::new(&slots, page_size), slots }
+    }
+
+    fn at(&self, slot: SlotId, page: u64) -> u64 {
         let before = if slot.id() == 0 { 0 } else { PAGES / 2 };
         assert!(page < self.slots.get(slot).unwrap().npages);
-        usize::try_from(before + page).unwrap() * PAGE
+        (before + page) * PAGE as u64
     }
 
     fn change(&self, slot: SlotId, page: u64, write: impl FnOnce(&mut [u8])) {
         let at = self.at(slot, page);
-        write(&mut self.bytes.lock().unwrap()[at..at + PAGE]);
+        let _changing = self.changing.lock().unwrap();
+        let mut bytes = [0; PAGE];
+        self.file.read_exact_at(&mut bytes, at).unwrap();
+        write(&mut bytes);
+        self.file.write_all_at(&bytes, at).unwrap();
         self.log.slot(slot).unwrap().mark(page * PAGE as u64, PAGE as u64);
     }
 }
@@ -76,8 +92,7 @@ impl Memory for Ram {
     }
 
     fn read(&self, slot: SlotId, offset: u64, page: &mut [u8]) -> Result<(), MemoryError> {
-        let at = self.at(slot, offset);
-        page.copy_from_slice(&self.bytes.lock().unwrap()[at..at + PAGE]);
+        self.file.read_exact_at(page, self.at(slot, offset)).unwrap();
         Ok(())
     }
 }
@@ -154,6 +169,8 @@ pub struct Machine {
     running: Running,
     thread: Mutex<Option<JoinHandle<()>>>,
     pub left: Mutex<Option<bool>>,
+    /// Whether others may map its memory.
+    pub lends: bool,
 }
 
 impl Machine {
@@ -169,6 +186,7 @@ impl Machine {
             running: running.clone(),
             thread: Mutex::new(None),
             left: Mutex::new(None),
+            lends: false,
         }
     }
 
@@ -291,6 +309,10 @@ impl Departing for Machine {
         &self.shared.ram.slots
     }
 
+    fn memory_file(&self) -> Result<BorrowedFd<'_>, String> {
+        if self.lends { Ok(self.shared.ram.file.as_fd()) } else { Err("it lends nothing".into()) }
+    }
+
     fn holes(&self) -> Result<DirtyPages, BoxError> {
         Ok(DirtyPages::new(&self.shared.ram.slots))
     }
@@ -318,6 +340,8 @@ pub struct Arrivals {
 
 pub struct Coming {
     ram: Ram,
+    /// The source may write it until this machine runs, if it has lost the link.
+    adopted: bool,
     registers: Option<Registers>,
     running: Running,
 }
@@ -330,7 +354,15 @@ impl Arriving for Arrivals {
             let advice = Some("another host may".into());
             return Err(Refusal { what: "this host does not take guests".into(), advice });
         }
-        Ok(Coming { ram: Ram::new(), registers: None, running: self.running.clone() })
+        Ok(Coming { ram: Ram::new(), adopted: false, registers: None, running: self.running.clone() })
+    }
+
+    fn adopts(&self, _: &Offer) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn adopt(&mut self, offer: &Offer, memory: MemoryFile) -> Result<Coming, Refusal> {
+        Ok(Coming { ram: Ram::on(memory.into_file()), adopted: true, ..self.accept(offer)? })
     }
 }
 
@@ -345,13 +377,18 @@ impl Arrival for Coming {
         let mut words = state.as_chunks::<8>().0.iter().copied().map(u64::from_le_bytes);
         let random = words.next().ok_or("there is no state")?;
         let registers = Registers { random, written: words.collect() };
-        registers.check(&self.ram);
+        if !self.adopted {
+            registers.check(&self.ram);
+        }
         self.registers = Some(registers);
         Ok(())
     }
 
     fn run(self) -> Result<Machine, BoxError> {
-        let machine = Machine::with(&self.running, self.registers.ok_or("there is no state")?, self.ram);
+        let registers = self.registers.ok_or("there is no state")?;
+        // From here on nobody else writes it.
+        registers.check(&self.ram);
+        let machine = Machine::with(&self.running, registers, self.ram);
         machine.start();
         Ok(machine)
     }

@@ -1,12 +1,20 @@
 //! A link that breaks where it is told to.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+
+use rustix::cmsg_space;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 
 /// Which way bytes travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +42,7 @@ struct State {
     seen: Mutex<Vec<(u8, Way, u64)>>,
 }
 
-/// Forwards every connection from `path` to the real listener until it breaks.
+/// Forwards every connection from `path` to the real listener, with the descriptors that come, until it breaks.
 pub struct Proxy {
     pub path: PathBuf,
     state: Arc<State>,
@@ -103,9 +111,9 @@ impl State {
         }
     }
 
-    fn forward(&self, mut from: UnixStream, mut to: UnixStream, role: u8, way: Way) {
+    fn forward(&self, from: UnixStream, mut to: UnixStream, role: u8, way: Way) {
         let mut buffer = vec![0; 64 << 10];
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
+        while let Ok((count @ 1.., files)) = receive(&from, &mut buffer) {
             self.seen.lock().unwrap().push((role, way, count as u64));
             let mut pass = count;
             if let Some(at) =
@@ -114,12 +122,12 @@ impl State {
                 let before = self.counted.fetch_add(count as u64, Ordering::SeqCst);
                 if before + count as u64 >= at.after {
                     pass = usize::try_from(at.after.saturating_sub(before)).unwrap();
-                    let _ = to.write_all(&buffer[..pass]);
+                    let _ = send(&mut to, &buffer[..pass], &files);
                     self.snap();
                     return;
                 }
             }
-            if to.write_all(&buffer[..pass]).is_err() {
+            if send(&mut to, &buffer[..pass], &files).is_err() {
                 break;
             }
         }
@@ -133,4 +141,32 @@ impl State {
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// What is there to be read, and the descriptors beside it.
+fn receive(from: &UnixStream, buffer: &mut [u8]) -> rustix::io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(from, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            files.extend(came);
+        }
+    }
+    Ok((received.bytes, files))
+}
+
+/// Sends `bytes`, with `files` beside the first of them.
+pub fn send(to: &mut UnixStream, bytes: &[u8], files: &[OwnedFd]) -> std::io::Result<()> {
+    if files.is_empty() || bytes.is_empty() {
+        return to.write_all(bytes);
+    }
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(8))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    let sent = sendmsg(&*to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    to.write_all(&bytes[sent..])
 }

@@ -30,6 +30,16 @@ pub struct Outcome {
 
 /// Migrates over a proxy that breaks as `at` says.
 pub fn migrate(at: Option<Break>, options: &SendOptions, refuse: bool) -> Outcome {
+    migrate_a(Machine::new, at, options, refuse)
+}
+
+/// As [`migrate`], of the machine that `make` makes.
+pub fn migrate_a(
+    make: impl FnOnce(&Running) -> Machine,
+    at: Option<Break>,
+    options: &SendOptions,
+    refuse: bool,
+) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     let (front, back) = (dir.path().join("front"), dir.path().join("back"));
     let listener = Listener::bind(Address::Unix(back.clone()), None, false, PATIENCE).unwrap();
@@ -56,7 +66,7 @@ pub fn migrate(at: Option<Break>, options: &SendOptions, refuse: bool) -> Outcom
             (received, undecided)
         }
     });
-    let source = Machine::new(&running);
+    let source = make(&running);
     source.start();
     let mut tracker = source.tracker();
     let to = Connector::new(Address::Unix(proxy.path.clone()), None, false, PATIENCE).unwrap();

@@ -2,7 +2,7 @@
 
 use indicatif::{BinaryBytes, HumanCount};
 use ringmark_control::MigrateProgress;
-use ringmark_migrate::report::{Report, Round};
+use ringmark_migrate::report::{MemoryBy, Report, Round};
 
 use crate::output;
 
@@ -45,13 +45,17 @@ fn rate(round: &Round) -> String {
 
 /// The outcome on stdout.
 pub(super) fn print(vm: &str, to: &str, report: &Report) {
+    let memory = match report.memory {
+        MemoryBy::Copy => format!("{} sent", BinaryBytes(report.ram.transferred)),
+        MemoryBy::Descriptor => "memory handed over by descriptor".into(),
+    };
     output::line(format_args!(
-        "{vm} runs at {to}: downtime {:.2} ms, {:.0} ms in all, {} sent, verified: {}",
-        report.downtime,
-        report.total_time,
-        BinaryBytes(report.ram.transferred),
-        report.verified,
+        "{vm} runs at {to}: downtime {:.2} ms, {:.0} ms in all, {memory}, verified: {}",
+        report.downtime, report.total_time, report.verified,
     ));
+    if let Some(why) = &report.copied_because {
+        output::line(format_args!("memory was copied: {why}"));
+    }
     let parts = &report.downtime_breakdown;
     let rows = [
         ("stop the vCPUs", parts.kick),
@@ -68,6 +72,9 @@ pub(super) fn print(vm: &str, to: &str, report: &Report) {
     let rows = rows.into_iter().filter(|(_, ms)| *ms > 0.0);
     let rows = rows.map(|(what, ms)| vec![what.to_owned(), format!("{ms:.3}")]);
     output::line(output::table(&["downtime", "ms"], &[1], rows));
+    if report.rounds.is_empty() {
+        return;
+    }
     let rows = report.rounds.iter().map(|round| {
         vec![
             round.iteration.to_string(),

@@ -7,7 +7,7 @@ use ringmark_machine::devices::Console;
 use ringmark_machine::{Arrivals, Coming, Machine};
 use ringmark_migrate::codec::PageStore;
 use ringmark_migrate::receive::{Arrival, Arriving};
-use ringmark_migrate::{Offer, Refusal};
+use ringmark_migrate::{MemoryFile, Offer, Refusal};
 use ringmark_track::BoxError;
 
 use super::lobby::{Lobby, Phase};
@@ -38,10 +38,12 @@ pub(super) struct AtHome {
     pub(super) server: Server,
 }
 
-impl<F: FnMut() -> Console> Arriving for Door<F> {
-    type Arrival = AtDoor;
-
-    fn accept(&mut self, offer: &Offer) -> Result<AtDoor, Refusal> {
+impl<F: FnMut() -> Console> Door<F> {
+    fn let_in(
+        &mut self,
+        offer: &Offer,
+        arrive: impl FnOnce(&mut Arrivals<F>) -> Result<Coming, Refusal>,
+    ) -> Result<AtDoor, Refusal> {
         let refused = |failure: Failure| Refusal {
             what: failure.message,
             advice: Some("receive it under another name (`ringmark receive --name`)".into()),
@@ -49,12 +51,28 @@ impl<F: FnMut() -> Console> Arriving for Door<F> {
         let name = self.arrivals.name_of(offer);
         let socket = paths::socket(&name).map_err(refused)?;
         host::check_name(&socket).map_err(refused)?;
-        let coming = self.arrivals.accept(offer)?;
+        let coming = arrive(&mut self.arrivals)?;
         self.lobby.expect(name, offer);
         let server = Server::bind(socket, Arc::clone(&self.lobby) as _)
             .map_err(|error| refused(host::bind_failure(&error)))?;
         self.lobby.enter(Phase::Receiving(server.path().to_owned()));
         Ok(AtDoor { coming, server })
+    }
+}
+
+impl<F: FnMut() -> Console> Arriving for Door<F> {
+    type Arrival = AtDoor;
+
+    fn accept(&mut self, offer: &Offer) -> Result<AtDoor, Refusal> {
+        self.let_in(offer, |arrivals| arrivals.accept(offer))
+    }
+
+    fn adopts(&self, offer: &Offer) -> Result<(), String> {
+        self.arrivals.adopts(offer)
+    }
+
+    fn adopt(&mut self, offer: &Offer, memory: MemoryFile) -> Result<AtDoor, Refusal> {
+        self.let_in(offer, |arrivals| arrivals.adopt(offer, memory))
     }
 }
 
