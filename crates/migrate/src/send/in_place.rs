@@ -136,8 +136,8 @@ impl<'a, M: Departing> Departure<'a, M> {
                 let (downtime, total) = (stopped.elapsed(), self.begun.elapsed());
                 standstill.keep();
                 self.conclude(downtime, total, prepared, resume);
-                machine.leave(halted, false);
                 watch(&SendProgress { report: &self.report, stopped: true });
+                machine.leave(halted, false);
                 Ok(self.report)
             }
             Ok(_) => {

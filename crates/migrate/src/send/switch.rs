@@ -57,11 +57,11 @@ impl<'a, M: Departing> Departure<'a, M> {
                 Ok((SourceDuty::End, resume)) => {
                     let (downtime, total) = (stopped.elapsed(), self.begun.elapsed());
                     sealed.stand_still();
-                    // Before the machine ends, and its process with it: who asked for the migration is still to hear of it.
+                    // Before the machine ends, and with it perhaps whoever says what became of it: this may be waited for.
                     self.take_prediction(true);
                     self.conclude(downtime, total, prepared, resume);
-                    machine.leave(halted, false);
                     watch(&SendProgress { report: &self.report, stopped: true });
+                    machine.leave(halted, false);
                     Ok(self.report)
                 }
                 Ok(_) => {
