@@ -6,6 +6,7 @@ mod flatten;
 mod import;
 mod link;
 mod migrate;
+mod predict;
 mod prune;
 mod receive;
 mod rm;
@@ -24,6 +25,7 @@ pub(crate) use flatten::FlattenArgs;
 pub(crate) use import::ImportArgs;
 pub(crate) use link::LinkArgs;
 pub(crate) use migrate::{Decision, MemoryWish, MigrateArgs, Prefer, Verify};
+pub(crate) use predict::PredictArgs;
 pub(crate) use prune::PruneArgs;
 pub(crate) use receive::ReceiveArgs;
 pub(crate) use rm::RmArgs;
@@ -74,6 +76,11 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// Restore a machine from an image and run it in the foreground.
     Restore(RestoreArgs),
+    /// Say what sending a running machine away would come to, by a look at what its guest writes.
+    ///
+    /// Nothing is sent. The guest runs on, slowed down a little while it is watched, and no page is lost to the next checkpoint;
+    /// until the look is over none is taken.
+    Predict(PredictArgs),
     /// Send a running machine to another host or process while its guest runs.
     Migrate(MigrateArgs),
     /// Wait for a machine that is sent here, and run it in the foreground.

@@ -10,6 +10,7 @@ pub(crate) mod flatten;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod migrate;
+pub(crate) mod predict;
 pub(crate) mod prune;
 pub(crate) mod receive;
 pub(crate) mod restore;

@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod console;
 mod failure;
+mod forecast;
 mod host;
 mod link;
 mod machine_errors;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args, json, quiet),
         Command::Checkpoint(args) => commands::checkpoint::run(args, json, quiet),
         Command::Restore(args) => commands::restore::run(args, json, quiet),
+        Command::Predict(args) => commands::predict::run(args, json, quiet),
         Command::Migrate(args) => commands::migrate::run(args, json, quiet),
         Command::Receive(args) => commands::receive::run(args, json, quiet),
         Command::Images(args) => commands::images::run(args, json),

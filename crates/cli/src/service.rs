@@ -1,6 +1,7 @@
 //! A machine behind its control socket.
 
 mod migration;
+mod prediction;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use ringmark_care::keep::KeepPolicy;
 use ringmark_control::{
     Advice, Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Decision, Escape, Failure, GuestState,
-    MigrateProgress, MigrateRequest, Migration, Phase, Progress, SCHEMA, Schedule, Service, Status,
+    MigrateProgress, MigrateRequest, Migration, Phase, PredictRequest, Predicted, Progress, SCHEMA, Schedule,
+    Service, Status,
 };
 use ringmark_guest::Report;
 use ringmark_image::{BeginError, Store, WriteError};
@@ -126,6 +128,7 @@ impl Service for MachineService {
             guest_pages_written: self.machine.pages_written(),
             checkpoint_running: self.machine.is_checkpointing(),
             migration_running: self.machine.is_migrating(),
+            prediction_running: self.machine.is_predicting(),
             audit_percent: facts.audit.map(percent),
             checkpoints: taken.count,
             last_checkpoint: taken.last.clone(),
@@ -170,6 +173,10 @@ impl Service for MachineService {
         progress: &mut dyn FnMut(MigrateProgress),
     ) -> Result<Migration, Failure> {
         self.send(request, cancel, progress)
+    }
+
+    fn predict(&self, request: &PredictRequest, stop: &AtomicBool) -> Result<Predicted, Failure> {
+        self.foresee(request, stop)
     }
 
     fn decide(&self, decision: Decision) -> Result<Status, Failure> {

@@ -20,7 +20,7 @@ use crate::connection::may_control;
 use crate::wire::ErrorBody;
 use crate::{
     Check, Checkpoint, CheckpointRequest, Decide, Decision, Event, Failure, MigrateProgress, MigrateRequest,
-    Migration, Progress, SCHEMA, Status, routes,
+    Migration, PredictRequest, Predicted, Progress, SCHEMA, Status, routes,
 };
 
 /// Bytes of an answer, and of a line of a stream.
@@ -163,6 +163,17 @@ impl Client {
     /// No answer, a refusal, or nonsense.
     pub fn cancel_migration(&self) -> Result<Status, ClientError> {
         self.ask(Method::POST, "/v1/migrate/cancel")
+    }
+
+    /// Has the guest's writes watched, and waits for what its migration would come to. When this process ends before, the watch
+    /// is ended.
+    ///
+    /// # Errors
+    /// No answer, a refusal, or nonsense.
+    pub fn predict(&self, request: &PredictRequest) -> Result<Predicted, ClientError> {
+        let predicted: Predicted = self.stream("/v1/predict", request, &mut |(): ()| {})?;
+        self.check_schema(predicted.schema)?;
+        Ok(predicted)
     }
 
     /// Decides what becomes of a guest that stands still because it may run on the other side of a migration.

@@ -99,7 +99,7 @@ codes! {
     TooLarge = "too_large", 413;
     /// The peer is another user.
     Forbidden = "forbidden", 403;
-    /// A checkpoint is being taken already.
+    /// A checkpoint, a migration or a prediction is under way already.
     Busy = "busy", 409;
     /// The guest is in no state for this: already stopped, for example.
     WrongState = "wrong_state", 409;

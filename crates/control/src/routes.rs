@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::connection::PATIENCE;
 use crate::events::EventBody;
 use crate::wire::ErrorBody;
-use crate::{CheckpointRequest, Code, Decide, Failure, MigrateRequest, SCHEMA, Service};
+use crate::{CheckpointRequest, Code, Decide, Failure, MigrateRequest, PredictRequest, SCHEMA, Service};
 
 /// Bytes of a request's body.
 const MAX_BODY: usize = 64 << 10;
@@ -38,9 +38,9 @@ const EVENTS: usize = 64;
 
 struct Machine {
     service: Arc<dyn Service>,
-    /// One permit: that of the checkpoint being taken, or of the migration.
+    /// One permit: that of the checkpoint being taken, of the migration, or of the prediction.
     busy: Arc<Semaphore>,
-    /// What calls the migration off that began last; it may be over.
+    /// What calls the migration off that is under way.
     migration: Mutex<Option<Arc<AtomicBool>>>,
 }
 
@@ -54,6 +54,7 @@ pub(crate) fn router(service: Arc<dyn Service>) -> Router {
         .route("/v1/checkpoint", post(checkpoint))
         .route("/v1/migrate", post(migrate))
         .route("/v1/migrate/cancel", post(cancel))
+        .route("/v1/predict", post(predict))
         .route("/v1/decide", post(decide))
         .route("/v1/check", post(async |machine: Shared| call(&machine, CHECK, |s| s.check()).await))
         .route("/v1/pause", post(async |machine: Shared| call(&machine, CALL, |s| s.pause()).await))
@@ -61,8 +62,8 @@ pub(crate) fn router(service: Arc<dyn Service>) -> Router {
         .route("/v1/stop", post(async |machine: Shared| call(&machine, CALL, |s| s.stop()).await))
         .fallback(async |machine: Shared| {
             let failure = Failure::new(Code::NotFound, "there is no such route")
-                .advice("use /v1/status, /v1/checkpoint, /v1/migrate, /v1/migrate/cancel, /v1/decide, /v1/check, /v1/pause, /v1/resume or \
-                     /v1/stop");
+                .advice("use /v1/status, /v1/checkpoint, /v1/migrate, /v1/migrate/cancel, /v1/predict, /v1/decide, /v1/check, /v1/pause, \
+                     /v1/resume or /v1/stop");
             refuse(&machine, failure).await
         })
         .method_not_allowed_fallback(async |machine: Shared| {
@@ -127,12 +128,13 @@ async fn migrate(machine: Shared, body: Body) -> Response {
     *machine.migration.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&cancel));
     let (progress, events) = mpsc::channel(EVENTS);
     let (done, result) = oneshot::channel();
-    let (service, cancelled) = (Arc::clone(&machine.service), Arc::clone(&cancel));
+    let (migrating, cancelled) = (Arc::clone(&machine), Arc::clone(&cancel));
     spawn_blocking(move || {
-        let outcome = service.migrate(&request, &cancelled, &mut |event| {
+        let outcome = migrating.service.migrate(&request, &cancelled, &mut |event| {
             // As for a checkpoint.
             let _ = progress.try_send(event);
         });
+        *migrating.migration.lock().unwrap_or_else(PoisonError::into_inner) = None;
         drop(permit);
         let _ = done.send(outcome);
     });
@@ -141,7 +143,7 @@ async fn migrate(machine: Shared, body: Body) -> Response {
 }
 
 async fn cancel(machine: Shared) -> Response {
-    // A migration holds the only permit, or is over.
+    // One that panicked has left its flag, and not the permit.
     let under_way = machine.busy.available_permits() == 0;
     let migration = machine.migration.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let Some(cancel) = migration.filter(|_| under_way) else {
@@ -153,6 +155,26 @@ async fn cancel(machine: Shared) -> Response {
     call(&machine, CALL, |service| service.status()).await
 }
 
+async fn predict(machine: Shared, body: Body) -> Response {
+    let request = match read_request(body, Some(PredictRequest::default()), |r| r.schema).await {
+        Ok(request) => request,
+        Err(failure) => return refuse(&machine, failure).await,
+    };
+    let Ok(permit) = Arc::clone(&machine.busy).try_acquire_owned() else {
+        return refuse(&machine, busy()).await;
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let (_, events) = mpsc::channel::<()>(1);
+    let (done, result) = oneshot::channel();
+    let (service, stopped) = (Arc::clone(&machine.service), Arc::clone(&stop));
+    spawn_blocking(move || {
+        let outcome = service.predict(&request, &stopped);
+        drop(permit);
+        let _ = done.send(outcome);
+    });
+    lines(Body::new(EventBody::new(events, result).telling(stop)))
+}
+
 async fn decide(machine: Shared, body: Body) -> Response {
     match read_request(body, None, |r: &Decide| r.schema).await {
         Ok(Decide { decision, .. }) => call(&machine, CALL, move |service| service.decide(decision)).await,
@@ -161,7 +183,7 @@ async fn decide(machine: Shared, body: Body) -> Response {
 }
 
 fn busy() -> Failure {
-    Failure::new(Code::Busy, "a checkpoint or a migration of this machine is under way already")
+    Failure::new(Code::Busy, "a checkpoint, a migration or a prediction of this machine is under way already")
         .advice("wait for it and ask again")
 }
 

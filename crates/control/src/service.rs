@@ -4,13 +4,13 @@ use std::sync::atomic::AtomicBool;
 
 use crate::{
     Check, Checkpoint, CheckpointRequest, Decision, Failure, MigrateProgress, MigrateRequest, Migration,
-    Progress, Status,
+    PredictRequest, Predicted, Progress, Status,
 };
 
 /// A running machine, as the server sees it.
 ///
-/// Methods are called from threads that may block, several at once. At most one [`checkpoint`](Self::checkpoint) or
-/// [`migrate`](Self::migrate) runs at a time.
+/// Methods are called from threads that may block, several at once. At most one [`checkpoint`](Self::checkpoint),
+/// [`migrate`](Self::migrate) or [`predict`](Self::predict) runs at a time.
 pub trait Service: Send + Sync + 'static {
     /// The machine as it is now. Has to answer while a checkpoint runs.
     ///
@@ -40,6 +40,13 @@ pub trait Service: Send + Sync + 'static {
         cancel: &AtomicBool,
         progress: &mut dyn FnMut(MigrateProgress),
     ) -> Result<Migration, Failure>;
+
+    /// Watches what the guest writes while it runs, and says what its migration would come to. Setting `stop` calls it
+    /// off: nobody waits for the answer any more.
+    ///
+    /// # Errors
+    /// Why nothing can be said, and what the guest is doing now.
+    fn predict(&self, request: &PredictRequest, stop: &AtomicBool) -> Result<Predicted, Failure>;
 
     /// Decides what becomes of a guest that stands still because it may run on the other side of a migration.
     ///

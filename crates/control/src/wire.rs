@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 
 mod migration;
+mod prediction;
 
 pub use migration::{
     Decide, Decision, MemoryWish, MigrateProgress, MigrateRequest, Migration, Prefer, TlsFiles,
 };
+pub use prediction::{PredictRequest, Predicted};
 
 /// The version of everything in this module. Fields may be added within a version; none changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -89,6 +91,8 @@ pub struct Status {
     pub checkpoint_running: bool,
     /// Whether it is on its way to another host.
     pub migration_running: bool,
+    /// Whether the guest's writes are being watched for a prediction.
+    pub prediction_running: bool,
     /// The share of memory by which every checkpoint is audited, in percent; `None` where none is.
     pub audit_percent: Option<f64>,
     /// Checkpoints completed.

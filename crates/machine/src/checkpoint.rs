@@ -16,7 +16,6 @@ mod capture;
 mod cross;
 mod error;
 
-use std::sync::TryLockError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -119,17 +118,7 @@ impl Machine {
         options: CheckpointOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Checkpoint, CheckpointError> {
-        let mut state = match self.checkpoints.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::WouldBlock) => return Err(CheckpointError::Busy),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                // A checkpoint panicked. Its pages are back with the tracker; of the rest nothing is taken for granted.
-                self.checkpoints.clear_poison();
-                let mut state = poisoned.into_inner();
-                state.newest = None;
-                state
-            }
-        };
+        let mut state = self.try_lock_checkpoints().ok_or(CheckpointError::Busy)?;
         if self.threads.outcome().is_some() {
             return Err(CheckpointError::Ended);
         }

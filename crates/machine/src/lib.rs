@@ -88,7 +88,7 @@ pub use machine::{
     CheckError, CheckReport, CreateError, Facts, Loading, Machine, NotUndecided, PauseError, RestoreError,
     RestoreOptions, RunError, RunState,
 };
-pub use migrate::{ArrivalOptions, Arrivals, Coming, MigrateError};
+pub use migrate::{ArrivalOptions, Arrivals, Coming, ForeseeError, Foreseen, Foresight, MigrateError};
 pub use platform::{Hypervisor, HypervisorWish, PlatformError};
 pub use ram::{MarkedMemory, Ram, RamError};
 pub use registers::SavedRegisters;

@@ -12,7 +12,7 @@ mod restore;
 mod seats;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
 use ringmark_dirty::DirtyPages;
@@ -68,6 +68,7 @@ pub struct Machine {
     checking: Mutex<()>,
     pub(crate) checkpoint_running: AtomicBool,
     pub(crate) migration_running: AtomicBool,
+    pub(crate) prediction_running: AtomicBool,
     started: Instant,
 }
 
@@ -306,6 +307,21 @@ impl Machine {
 
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
+    }
+
+    /// What checkpoints, migrations and predictions need alone; `None` while one of them is under way.
+    pub(crate) fn try_lock_checkpoints(&self) -> Option<MutexGuard<'_, Checkpoints>> {
+        match self.checkpoints.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(poisoned)) => {
+                // One of them panicked. Its pages are back with the tracker; of the rest nothing is taken for granted.
+                self.checkpoints.clear_poison();
+                let mut state = poisoned.into_inner();
+                state.newest = None;
+                Some(state)
+            }
+        }
     }
 
     fn lock_run_state(&self) -> MutexGuard<'_, RunState> {

@@ -25,8 +25,10 @@ mod estimate;
 mod fit;
 mod forecast;
 mod measure;
+mod outlook;
 mod play;
 mod remedy;
+mod sample;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -42,8 +44,10 @@ pub use fit::{Uniform, floor_share};
 pub use forecast::Forecast;
 pub(crate) use measure::lengths;
 pub use measure::{MeasureError, measure};
+pub use outlook::Outlook;
 pub use play::Step;
 pub use remedy::Remedies;
+pub use sample::{Sampled, sample};
 pub use window::{Sampler, Window};
 
 /// What a migration would cost and is to achieve.

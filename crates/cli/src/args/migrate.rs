@@ -19,6 +19,15 @@ pub(crate) enum Prefer {
     Downtime,
 }
 
+impl From<Prefer> for ringmark_control::Prefer {
+    fn from(prefer: Prefer) -> Self {
+        match prefer {
+            Prefer::Guest => Self::Guest,
+            Prefer::Downtime => Self::Downtime,
+        }
+    }
+}
+
 /// How memory gets to the other side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MemoryWish {

@@ -5,7 +5,7 @@ mod report;
 use std::path::Path;
 use std::thread;
 
-use ringmark_control::{Client, Decision, MemoryWish, MigrateRequest, Prefer};
+use ringmark_control::{Client, Decision, MemoryWish, MigrateRequest};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -50,10 +50,7 @@ fn request(args: &MigrateArgs) -> Result<MigrateRequest> {
         },
         max_downtime_ms: args.max_downtime.map(milliseconds),
         max_total_ms: args.max_total.map(milliseconds),
-        prefer: match args.prefer {
-            args::Prefer::Guest => Prefer::Guest,
-            args::Prefer::Downtime => Prefer::Downtime,
-        },
+        prefer: args.prefer.into(),
         bandwidth: args.bandwidth.map(|bytes| bytes.0),
         streams: args.streams,
         verify_full: args.verify == args::Verify::Full,

@@ -15,7 +15,7 @@ use super::MachineService;
 use crate::link::{self, PATIENCE};
 
 /// The downtime aimed at where nothing else is asked for.
-const MAX_DOWNTIME: Duration = Duration::from_millis(10);
+pub(super) const MAX_DOWNTIME: Duration = Duration::from_millis(10);
 
 impl MachineService {
     pub(super) fn send(
@@ -99,9 +99,6 @@ fn connector(request: &MigrateRequest) -> Result<Connector, String> {
 }
 
 fn options(request: &MigrateRequest) -> Result<SendOptions, String> {
-    let time = |ms: f64| {
-        Duration::try_from_secs_f64(ms / 1e3).map_err(|error| format!("{ms} ms are no time: {error}"))
-    };
     let defaults = SendOptions::default();
     let audit = request.audit.as_deref().map(str::parse).transpose();
     Ok(SendOptions {
@@ -122,4 +119,9 @@ fn options(request: &MigrateRequest) -> Result<SendOptions, String> {
         audit: audit.map_err(|error: ringmark_track::AuditRateError| error.to_string())?,
         ..defaults
     })
+}
+
+/// A request's milliseconds.
+pub(super) fn time(ms: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(ms / 1e3).map_err(|error| format!("{ms} ms are no time: {error}"))
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ringmark_control::{
     Check, CheckOutcome, Checkpoint, CheckpointRequest, Code, Decision, Failure, GuestState, MigrateProgress,
-    MigrateRequest, Migration, Phase, Progress, SCHEMA, Server, Service, Status,
+    MigrateRequest, Migration, Phase, PredictRequest, Predicted, Progress, SCHEMA, Server, Service, Status,
 };
 
 /// A gate that a checkpoint waits at while it is shut.
@@ -138,6 +138,22 @@ impl Service for Mock {
         }
         report.downtime = 1.5;
         Ok(Migration { schema: SCHEMA, report })
+    }
+
+    fn predict(&self, request: &PredictRequest, stop: &AtomicBool) -> Result<Predicted, Failure> {
+        self.running.store(true, Ordering::SeqCst);
+        // As for a migration.
+        let shut = *self.gate.shut.lock().unwrap();
+        while shut && !stop.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.running.store(false, Ordering::SeqCst);
+        if shut {
+            self.cancelled.fetch_add(1, Ordering::SeqCst);
+            return Err(Failure::new(Code::Cancelled, "called off").guest(GuestState::Running));
+        }
+        let bandwidth = request.bandwidth.unwrap_or_default();
+        Ok(Predicted { schema: SCHEMA, bandwidth: bandwidth as f64, ..Predicted::default() })
     }
 
     fn decide(&self, decision: Decision) -> Result<Status, Failure> {

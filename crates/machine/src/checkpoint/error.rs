@@ -10,8 +10,8 @@ use ringmark_track::{CutError, Escape, MemoryError, RoundError, SourceError, Tra
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// Another one is being taken.
-    #[error("a checkpoint of this machine is being taken already; wait for it")]
+    /// Another one is being taken, the machine is on its way, or is being watched for a prediction.
+    #[error("a checkpoint, a migration or a prediction of this machine is under way; wait for it")]
     Busy,
     /// The machine is no more.
     #[error("the machine has ended; there is nothing to take a checkpoint of")]

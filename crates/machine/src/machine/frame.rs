@@ -118,6 +118,7 @@ impl Frame {
             checking: Mutex::default(),
             checkpoint_running: AtomicBool::new(false),
             migration_running: AtomicBool::new(false),
+            prediction_running: AtomicBool::new(false),
             started: Instant::now(),
         }
     }

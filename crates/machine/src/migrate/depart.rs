@@ -1,7 +1,6 @@
 //! A machine leaves.
 
 use std::os::fd::BorrowedFd;
-use std::sync::TryLockError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringmark_dirty::{DirtyPages, SlotTable};
@@ -32,17 +31,7 @@ impl Machine {
         cancel: &AtomicBool,
         watch: &mut dyn FnMut(&SendProgress<'_>),
     ) -> Result<Report, MigrateError> {
-        let mut state = match self.checkpoints.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::WouldBlock) => return Err(MigrateError::Busy),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                // As a checkpoint after one that panicked.
-                self.checkpoints.clear_poison();
-                let mut state = poisoned.into_inner();
-                state.newest = None;
-                state
-            }
-        };
+        let mut state = self.try_lock_checkpoints().ok_or(MigrateError::Busy)?;
         if self.outcome().is_some() {
             return Err(MigrateError::Ended);
         }
@@ -154,11 +143,11 @@ impl Departing for Leaving<'_> {
     }
 }
 
-/// Says that a migration is under way, while it lives.
-struct UnderWay<'a>(&'a AtomicBool);
+/// Says that something is under way, while it lives.
+pub(super) struct UnderWay<'a>(&'a AtomicBool);
 
 impl<'a> UnderWay<'a> {
-    fn new(flag: &'a AtomicBool) -> Self {
+    pub(super) fn new(flag: &'a AtomicBool) -> Self {
         flag.store(true, Ordering::Relaxed);
         Self(flag)
     }

@@ -8,8 +8,8 @@ use crate::lazy::LoadError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
-    /// A checkpoint is being taken, or it is on its way already.
-    #[error("a checkpoint or a migration of this machine is under way; wait for it")]
+    /// A checkpoint is being taken, it is on its way, or is being watched for a prediction.
+    #[error("a checkpoint, a migration or a prediction of this machine is under way; wait for it")]
     Busy,
     /// The machine is no more.
     #[error("the machine has ended; there is no guest to migrate")]

@@ -21,6 +21,19 @@ pub struct Remedies {
     pub compression: Option<f64>,
 }
 
+impl Remedies {
+    /// Each in words that go on from "it would take"; none if nothing is known to help.
+    #[must_use]
+    pub fn ways(&self) -> Vec<String> {
+        let bandwidth = self.bandwidth.map(|bandwidth| format!("a link of {:.0} MB/s", bandwidth / 1e6));
+        let throttle = self.throttle.map(|share| format!("{:.0} % of its writes held back", share * 100.0));
+        let compression = self
+            .compression
+            .map(|ratio| format!("pages of {:.0} % of their size on the wire", ratio * 100.0));
+        bandwidth.into_iter().chain(throttle).chain(compression).collect()
+    }
+}
+
 /// `chance` is that of the goal with a share of the writes held back, a factor of the bandwidth, and one of the bytes.
 pub(super) fn find(bandwidth: f64, chance: &dyn Fn(f64, f64, f64) -> f64) -> Remedies {
     let faster = |power: f64| (power * FASTER).exp2();

@@ -48,6 +48,18 @@ impl Sampler {
         self.halves.push(Some((length, pages)));
     }
 
+    /// Every page that was written so far; `None` if nothing was measured.
+    #[must_use]
+    pub fn written(&self) -> Option<DirtyPages> {
+        // What was pushed is in one half or another, merged with its neighbours.
+        let mut halves = self.halves.iter().flatten().map(|(_, pages)| pages);
+        let mut all = halves.next()?.clone();
+        halves.for_each(|pages| {
+            all.union_with(pages);
+        });
+        Some(all)
+    }
+
     /// All windows so far.
     #[must_use]
     pub fn windows(&self) -> &[Window] {

@@ -186,17 +186,7 @@ impl<M: Departing> Departure<'_, M> {
     /// What it would take to meet the goal, in words.
     pub(super) fn advice(&self) -> String {
         let remedies = self.report.prediction.as_ref().and_then(|prediction| prediction.remedies);
-        let Some(remedies) = remedies else { return String::new() };
-        let mut ways = Vec::new();
-        if let Some(bandwidth) = remedies.bandwidth {
-            ways.push(format!("a link of {:.0} MB/s", bandwidth / 1e6));
-        }
-        if let Some(share) = remedies.throttle {
-            ways.push(format!("{:.0} % of its writes held back", share * 100.0));
-        }
-        if let Some(ratio) = remedies.compression {
-            ways.push(format!("pages of {:.0} % of their size on the wire", ratio * 100.0));
-        }
+        let ways = remedies.map(|remedies| remedies.ways()).unwrap_or_default();
         if ways.is_empty() { String::new() } else { format!("It would take {}. ", ways.join(", or ")) }
     }
 }

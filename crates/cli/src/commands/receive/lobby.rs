@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use ringmark_control::{
     Check, Checkpoint, CheckpointRequest, Code, Decision, Failure, GuestState, MigrateProgress,
-    MigrateRequest, Migration, Progress, SCHEMA, Service, Status,
+    MigrateRequest, Migration, PredictRequest, Predicted, Progress, SCHEMA, Service, Status,
 };
 use ringmark_migrate::{Address, Offer, receive};
 
@@ -149,6 +149,10 @@ impl Service for Lobby {
         progress: &mut dyn FnMut(MigrateProgress),
     ) -> Result<Migration, Failure> {
         self.machine()?.migrate(request, cancel, progress)
+    }
+
+    fn predict(&self, request: &PredictRequest, stop: &AtomicBool) -> Result<Predicted, Failure> {
+        self.machine()?.predict(request, stop)
     }
 
     fn decide(&self, decision: Decision) -> Result<Status, Failure> {
