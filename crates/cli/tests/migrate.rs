@@ -164,6 +164,34 @@ fn a_goal_that_cannot_be_met_is_missed_or_the_guest_stays() {
 }
 
 #[test]
+fn what_was_predicted_is_shown_beside_what_became_of_it() {
+    for hypervisor in hypervisors("what_was_predicted_is_shown_beside_what_became_of_it") {
+        let home = Home::new();
+        let _source = machine(&home, hypervisor);
+        let receiver = home.unix_receiver("vm2", &[]);
+        let told = home.run(&["migrate", "vm1", &receiver.address, "--bandwidth=4M"]).succeeded().stdout;
+        let cells = |what: &str| {
+            let line = told.lines().find(|line| line.trim_start().starts_with(what));
+            let line = line.unwrap_or_else(|| panic!("nothing is said of {what}: {told}"));
+            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        // Of each: what was expected, two pairs of bounds, and the outcome, which the first line has, too.
+        let head = told.lines().next().unwrap();
+        let number = |text: &str| text.parse::<f64>().unwrap();
+        let downtime = cells("downtime, ms");
+        assert_eq!(downtime.len(), 2 + 1 + 3 + 3 + 1, "{told}");
+        let said = head.split_once("downtime ").unwrap().1.split_once(' ').unwrap().0;
+        assert!((number(downtime.last().unwrap()) - number(said)).abs() < 0.6, "{told}");
+        assert_eq!(
+            cells("rounds").last().unwrap(),
+            &told.lines().filter(|l| l.contains("B/s")).count().to_string()
+        );
+        assert_eq!(cells("total time, ms").len(), 3 + 1 + 3 + 3 + 1, "{told}");
+        home.lives_on("vm2");
+    }
+}
+
+#[test]
 fn only_those_with_the_right_certificates_meet() {
     let home = Home::new();
     let _source = machine(&home, "engine");

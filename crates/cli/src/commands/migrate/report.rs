@@ -4,7 +4,7 @@ use indicatif::{BinaryBytes, HumanCount};
 use ringmark_control::MigrateProgress;
 use ringmark_migrate::report::{MemoryBy, Report, Round};
 
-use crate::output;
+use crate::{forecast, output};
 
 /// One line a round, on stderr.
 pub(super) fn progress(at: &MigrateProgress) {
@@ -85,4 +85,10 @@ pub(super) fn print(vm: &str, to: &str, report: &Report) {
         ]
     });
     output::line(output::table(&["round", "pages", "sent", "ms", "rate"], &[0, 1, 2, 3, 4], rows));
+    if let Some(prediction) = &report.prediction {
+        #[expect(clippy::cast_precision_loss, reason = "a few rounds")]
+        let rounds = report.rounds.len() as f64;
+        let outcome = forecast::Outcome { rounds, total_time: report.total_time, downtime: report.downtime };
+        forecast::print(prediction, Some(&outcome));
+    }
 }
