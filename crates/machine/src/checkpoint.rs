@@ -134,9 +134,8 @@ impl Machine {
                 Err(error)
             }
             Err(error @ (CheckpointError::Escapes(_) | CheckpointError::Unseen { .. })) => {
-                // The escaped pages are in no set and no image, and are perhaps writable still: only a base, with every
-                // page protected anew, is trustworthy now.
-                state.newest = None;
+                // The escaped pages are in no set and no image.
+                state.mistrust();
                 Err(error)
             }
             result => result,
@@ -170,6 +169,7 @@ impl Machine {
             bitmaps_advised,
             written_before,
             check,
+            ..
         } = state;
         let rate = options.audit.max(*audited);
         let auditor = Auditor::new(rate, audit, tracker);

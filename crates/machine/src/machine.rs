@@ -19,6 +19,7 @@ use ringmark_dirty::DirtyPages;
 use ringmark_guest::{Config, Status};
 use ringmark_image::ImageId;
 use ringmark_migrate::receive::Decision;
+use ringmark_migrate::send::Resumable;
 use ringmark_track::{Advisor, Audit, AuditRate, Chosen, Event, EventLog, Tracker};
 
 use crate::checkpoint::CrossCheck;
@@ -122,6 +123,20 @@ pub(crate) struct Checkpoints {
     /// What the guest wrote in the last epoch.
     pub(crate) written_before: Option<DirtyPages>,
     pub(crate) check: Option<CrossCheck>,
+    /// What a migration whose link was cut left, to be gone on from.
+    pub(crate) resumable: Option<Box<Resumable>>,
+}
+
+impl Checkpoints {
+    /// Pages were written and in no log: perhaps they are not protected, so that writes to them are in none from here on either.
+    /// Only what begins anew is trustworthy, with every page protected.
+    pub(crate) fn mistrust(&mut self) {
+        self.newest = None;
+        self.resumable = None;
+        if let Err(error) = self.tracker.disarm() {
+            tracing::warn!(%error, "tracking could not be ended cleanly; it begins anew");
+        }
+    }
 }
 
 /// An image and the store it is in: an increment needs its parent beside it.
@@ -319,6 +334,7 @@ impl Machine {
                 self.checkpoints.clear_poison();
                 let mut state = poisoned.into_inner();
                 state.newest = None;
+                state.resumable = None;
                 Some(state)
             }
         }

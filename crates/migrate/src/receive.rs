@@ -127,7 +127,7 @@ pub enum ReceiveProgress<'a> {
 ///
 /// A source whose migration fails before everything is here costs nothing: `watch` is told, and the next source is waited
 /// for. What has arrived is thrown away, unless the link was lost: then it is [kept](ReceiveOptions::keep) for a while, for
-/// the same source to go on, and until another one is accepted. If the link is lost when everything is here, only the
+/// the same source to go on, and until a machine is offered that does not. If the link is lost when everything is here, only the
 /// source knows whether the guest is to run: it is waited for, as is `decide`, by which a person says it. `stop` ends the
 /// wait, where nothing is undecided. `watch` is also told while the guest stands still, and is not to take its time.
 ///
@@ -244,6 +244,10 @@ impl<A: Arrival> Attempt<A> {
         let taken = memory.and_then(|memory| match resumed {
             Some(kept) => Ok((memory, kept.arrival, kept.ledger)),
             None => {
+                // Another machine, or the same from the start: what is kept has a name and memory that it may need.
+                if let Some(given_up) = kept.take() {
+                    watch(ReceiveProgress::TurnedAway(&given_up.farewell()));
+                }
                 let arrival = match lent? {
                     Lent::File(file) => {
                         adopted = true;
@@ -265,8 +269,6 @@ impl<A: Arrival> Attempt<A> {
                 return Err(ReceiveError::Refused(refusal));
             }
         };
-        // Another machine, or the same from the start.
-        *kept = None;
         let wants_seed = offer.takes_hashes && !is_resumed && !adopted;
         let pages = arrival.seeded().filter(|pages| wants_seed && !pages.is_empty());
         let key = Session::random()?.half();

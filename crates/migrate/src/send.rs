@@ -239,9 +239,8 @@ pub fn depart<M: Departing>(
     Departure::open(machine, identity, to, options, cancel, None)?.leave(tracker, watch)
 }
 
-/// Goes on with a migration whose link was cut, as [`depart`] does: where the destination still holds what it had and no other
-/// epoch of the tracker was committed meanwhile, only what it has not confirmed and what was written since is sent; else
-/// everything is.
+/// Goes on with a migration whose link was cut, as [`depart`] does: where the destination still holds what it had and the tracker
+/// [knows](Resumable::fits) what that is, only what it has not confirmed and what was written since is sent; else everything is.
 ///
 /// # Errors
 /// As [`depart`].

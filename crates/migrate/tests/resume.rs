@@ -25,6 +25,8 @@ const MEMORY: u64 = 8192;
 const COLD: Load = Load { pattern: Pattern::Sequential, first: 0, hot: 4096, rate: 1_000_000 };
 const HOT: Load = Load { pattern: Pattern::Uniform, first: 5000, hot: 128, rate: 3_000 };
 
+const ALL: u64 = 16 << 20;
+
 /// A destination that waits for machines until one runs.
 struct Destination {
     path: PathBuf,
@@ -129,7 +131,6 @@ fn sent(report: &Report) -> u64 {
 
 #[test]
 fn it_goes_on_from_what_the_destination_holds() {
-    const ALL: u64 = 16 << 20;
     for after in [100, 3 << 20, 8 << 20, ALL - 1000, ALL + 200_000] {
         let destination = Destination::start(Duration::from_secs(60), None);
         let at = Break { role: STREAM, way: Way::ToDestination, after, heals: true };
@@ -191,7 +192,7 @@ fn it_is_cut_again_and_again() {
 
 #[test]
 fn without_what_it_needs_it_begins_anew() {
-    for what in ["nothing is kept", "an epoch was committed", "another destination"] {
+    for what in ["nothing is kept", "tracking began anew", "another destination"] {
         let keep = if what == "nothing is kept" { Duration::ZERO } else { Duration::from_secs(60) };
         let destination = Destination::start(keep, None);
         let at = Break { role: STREAM, way: Way::ToDestination, after: 9 << 20, heals: true };
@@ -206,14 +207,49 @@ fn without_what_it_needs_it_begins_anew() {
         };
         let other = Destination::start(keep, None);
         let path = if what == "another destination" { &other.path } else { &proxy.path };
-        if what == "an epoch was committed" {
-            commit(&machine, &mut tracker);
+        if what == "tracking began anew" {
+            tracker.arm().unwrap();
         }
         let report = go_on(&machine, &mut tracker, path, *resumable).unwrap();
         assert!(!report.resumed && sent(&report) >= COLD.hot, "{what}: {report:?}");
         let arrived = [destination.end().0, other.end().0].into_iter().flatten().next();
         whole(arrived);
     }
+}
+
+#[test]
+fn checkpoints_that_are_taken_meanwhile_change_nothing() {
+    let destination = Destination::start(Duration::from_secs(60), None);
+    let at = Break { role: STREAM, way: Way::ToDestination, after: ALL + (1 << 18), heals: true };
+    let proxy = destination.proxy(Some(at));
+    let machine = guest();
+    let mut tracker = machine.tracker();
+    let departed = leave(&machine, &mut tracker, &proxy.path).unwrap_err();
+    for _ in 0..2 {
+        thread::sleep(Duration::from_millis(20));
+        // What was written is in no later epoch, and not at the destination either.
+        commit(&machine, &mut tracker);
+    }
+    let report = go_on(&machine, &mut tracker, &proxy.path, *departed.resumable.unwrap()).unwrap();
+    assert!(report.resumed && sent(&report) < COLD.hot, "{report:?}");
+    whole(destination.end().0);
+}
+
+#[test]
+fn what_is_kept_makes_room_for_a_machine_that_is_offered_anew() {
+    let destination = Destination::start(Duration::from_secs(60), None);
+    let at = Break { role: STREAM, way: Way::ToDestination, after: 9 << 20, heals: true };
+    let proxy = destination.proxy(Some(at));
+    let machine = guest();
+    let mut tracker = machine.tracker();
+    let departed = leave(&machine, &mut tracker, &proxy.path).unwrap_err();
+    assert!(departed.resumable.is_some());
+    // From the start, and so without what is kept.
+    let report = leave(&machine, &mut tracker, &proxy.path).unwrap();
+    assert!(!report.resumed && sent(&report) >= COLD.hot, "{report:?}");
+    let (arrived, said) = destination.end();
+    assert!(said.iter().any(|why| why.contains("thrown away")), "{said:?}");
+    whole(arrived);
 }
 
 /// An epoch of somebody else's.

@@ -179,10 +179,11 @@ impl<'t> Owned<'t> {
 
 impl Drop for Owned<'_> {
     fn drop(&mut self) {
+        // What a consumer holds it holds, whoever else has all of the epoch.
+        self.tracker.put_acknowledged(self.acknowledged.take());
         if !self.committed && !mutant::active(Mutant::RollbackForgotten) {
             let fresh_only = mutant::active(Mutant::RollbackWithoutRounds);
-            let acknowledged = self.acknowledged.take();
-            self.tracker.roll_back(if fresh_only { &self.fresh } else { &self.pages }, acknowledged);
+            self.tracker.roll_back(if fresh_only { &self.fresh } else { &self.pages });
         }
     }
 }
@@ -234,7 +235,7 @@ impl<'t> OpenEpoch<'t> {
 
     /// Takes note that `consumer`, any number that tells it from others, has the contents of `pages` as rounds have handed them
     /// out last; those that were handed out again since are not to be among them. Should the epoch roll back, this
-    /// consumer can [go on](Self::go_on) from there in the next one; for everybody else they are pages like others.
+    /// consumer can [go on](Self::go_on) from there in a later one; for everybody else they are pages like others.
     pub fn acknowledge(&mut self, consumer: u128, pages: &DirtyPages) {
         let Owned { acknowledged, fresh, .. } = &mut self.owned;
         if acknowledged.as_ref().is_none_or(|held| held.consumer != consumer) {
@@ -247,16 +248,16 @@ impl<'t> OpenEpoch<'t> {
         }
     }
 
-    /// What `consumer` holds as it is: acknowledged, in this epoch or in one that rolled back, and not harvested since.
+    /// What `consumer` holds as it is: acknowledged, in this epoch or an earlier one, and not harvested since. All other pages of
+    /// memory it does not hold, whether or not they are of this epoch: another consumer's may have been committed meanwhile.
     #[must_use]
     pub fn acknowledged(&self, consumer: u128) -> Option<&DirtyPages> {
         let held = self.owned.acknowledged.as_ref().filter(|held| held.consumer == consumer);
         held.map(|held| &held.pages)
     }
 
-    /// Leaves out of the first round what `consumer` has acknowledged in the epoch that rolled back; whether it has, and still
-    /// holds it. To be called before the first round, and by a consumer that does hold it. The pages are the epoch's
-    /// all the same.
+    /// Leaves out of the first round what `consumer` [holds](Self::acknowledged); whether it has acknowledged anything. To be
+    /// called before the first round, and by a consumer that does hold it. The pages are the epoch's all the same.
     pub fn go_on(&mut self, consumer: u128) -> bool {
         let Owned { acknowledged, fresh, .. } = &mut self.owned;
         match acknowledged {

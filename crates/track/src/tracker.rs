@@ -234,9 +234,9 @@ impl Tracker {
         result
     }
 
-    /// Whether the pages that rolled back are those of which `consumer` has [acknowledged](OpenEpoch::acknowledge) some, so that
-    /// it can [go on](OpenEpoch::go_on) with what it holds. Not any more once another epoch was committed, or a new base
-    /// begun.
+    /// Whether it is known which pages `consumer` holds, of which it was the last to [acknowledge](OpenEpoch::acknowledge) some, so
+    /// that it can [go on](OpenEpoch::go_on). Epochs of others, committed or not, change nothing about that; not any more
+    /// once a new base was begun.
     #[must_use]
     pub fn can_go_on(&self, consumer: u128) -> bool {
         self.acknowledged.as_ref().is_some_and(|acknowledged| acknowledged.consumer == consumer)
@@ -316,14 +316,17 @@ impl Tracker {
         self.carried.take()
     }
 
-    /// What a consumer still holds of the carried pages.
+    /// What a consumer still holds of memory.
     pub(crate) fn take_acknowledged(&mut self) -> Option<Acknowledged> {
         self.acknowledged.take()
     }
 
-    pub(crate) fn roll_back(&mut self, pages: &DirtyPages, acknowledged: Option<Acknowledged>) {
-        self.carried.union_with(pages);
+    pub(crate) fn put_acknowledged(&mut self, acknowledged: Option<Acknowledged>) {
         self.acknowledged = acknowledged;
+    }
+
+    pub(crate) fn roll_back(&mut self, pages: &DirtyPages) {
+        self.carried.union_with(pages);
     }
 }
 

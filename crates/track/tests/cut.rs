@@ -159,8 +159,23 @@ fn a_consumer_goes_on_with_what_it_has_acknowledged() {
     assert_eq!(numbers(&epoch.round().unwrap()), [1, 2, 3]);
     drop(epoch);
 
+    // Somebody else takes all of it, and what was written by then, and what is written afterwards.
+    mark(4);
     assert_eq!(rig.commit(), [0, 1, 2, 3, 4, 5]);
-    assert!(!rig.tracker.can_go_on(7), "somebody else has taken the pages that were written since");
+    mark(0);
+    assert_eq!(rig.commit(), [0]);
+    assert!(rig.tracker.can_go_on(7));
+    let mut epoch = rig.tracker.open().unwrap();
+    assert!(epoch.go_on(7));
+    assert!(epoch.round().unwrap().is_empty(), "nothing is anybody's any more");
+    assert_eq!(
+        numbers(epoch.acknowledged(7).unwrap()),
+        [5],
+        "but the consumer holds no page that was written"
+    );
+    drop(epoch);
+    rig.tracker.arm().unwrap();
+    assert!(!rig.tracker.can_go_on(7), "a new base knows nothing of what came before");
 }
 
 #[test]

@@ -91,6 +91,11 @@ pub(crate) struct MigrateArgs {
     #[arg(long, value_name = "SIZE")]
     pub(crate) bandwidth: Option<Bytes>,
 
+    /// Go on with the migration whose link was cut last, from what its destination still holds: pages that it has confirmed and
+    /// that the guest has not written since are not sent again. The address may be another one, of the same destination.
+    #[arg(long)]
+    pub(crate) resume: bool,
+
     /// Connections for pages.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub(crate) streams: u16,
@@ -110,7 +115,7 @@ pub(crate) struct MigrateArgs {
     /// If the link dies at the one instant at which neither side can know what the other did, the guest stands still on
     /// both. They ask one another; where nobody answers, look whether the guest runs on the other side. If it does, discard
     /// it here. If it does not, make sure that it never will (end the process there, or discard it there), and run it here.
-    #[arg(long, value_enum, conflicts_with_all = ["address", "max_downtime", "max_total", "bandwidth", "audit"])]
+    #[arg(long, value_enum, conflicts_with_all = ["address", "max_downtime", "max_total", "bandwidth", "audit", "resume"])]
     pub(crate) decide: Option<Decision>,
 
     /// How the other side is reached.

@@ -1,5 +1,7 @@
 //! Taking a machine that another process sends.
 
+use std::time::Duration;
+
 use clap::Args;
 use ringmark_migrate::Address;
 
@@ -19,6 +21,11 @@ pub(crate) struct ReceiveArgs {
     /// Take machines with so much memory at most; by default with what this host has to spare.
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_memory: Option<Bytes>,
+
+    /// For how long what has arrived of a machine is kept when its link is cut, as in 10m, for `ringmark migrate --resume` to go on
+    /// from; 0s keeps nothing. A machine that is sent from the start is taken meanwhile, and has it thrown away.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    pub(crate) keep_arrived: Duration,
 
     /// How the other side is reached.
     #[command(flatten)]

@@ -29,6 +29,9 @@ pub(crate) fn run(args: &MigrateArgs, as_json: bool, quiet: bool) -> Result {
         }
     };
     let done = client.migrate(&request, shown).map_err(|error| remote::failure(&error))?;
+    if args.resume && !done.report.resumed && !quiet {
+        eprintln!("ringmark: the destination held nothing of it any more: all of memory was sent");
+    }
     if as_json {
         output::json(&done);
     } else {
@@ -53,6 +56,7 @@ fn request(args: &MigrateArgs) -> Result<MigrateRequest> {
         prefer: args.prefer.into(),
         bandwidth: args.bandwidth.map(|bytes| bytes.0),
         streams: args.streams,
+        resume: args.resume,
         verify_full: args.verify == args::Verify::Full,
         audit: args.audit.map(|rate| rate.to_string()),
         ..MigrateRequest::to(to)

@@ -6,7 +6,6 @@ mod lobby;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ringmark_machine::{ArrivalOptions, Arrivals};
 use ringmark_migrate::receive::{Arrived, ReceiveError, ReceiveOptions, ReceiveProgress, receive};
@@ -51,8 +50,7 @@ pub(crate) fn run(args: &ReceiveArgs, as_json: bool, quiet: bool) -> Result {
     let Arrived { machine: AtHome { machine, server }, answering, .. } = receive(
         listener,
         &mut door,
-        // What is kept of a machine has its name and its memory, and `migrate` always begins anew.
-        &ReceiveOptions { keep: Duration::ZERO, ..ReceiveOptions::default() },
+        &ReceiveOptions { keep: args.keep_arrived, ..ReceiveOptions::default() },
         &stop,
         &mut || lobby.decision(),
         &mut |at| watch(&lobby, at, quiet),
@@ -77,10 +75,14 @@ pub(crate) fn run(args: &ReceiveArgs, as_json: bool, quiet: bool) -> Result {
 
 fn watch(lobby: &Lobby, at: ReceiveProgress<'_>, quiet: bool) {
     match at {
-        ReceiveProgress::Accepted(offer) if !quiet => {
-            eprintln!("ringmark: {} is arriving, with {} vCPUs", offer.name, offer.vcpus);
+        ReceiveProgress::Accepted(offer) => {
+            // Also one that goes on, and so does not pass the door again.
+            lobby.enter(Phase::Receiving);
+            if !quiet {
+                let again = if offer.resume.is_some() { " again" } else { "" };
+                eprintln!("ringmark: {} is arriving{again}, with {} vCPUs", offer.name, offer.vcpus);
+            }
         }
-        ReceiveProgress::Accepted(_) => {}
         ReceiveProgress::TurnedAway(why) => {
             lobby.enter(Phase::Waiting);
             eprintln!("ringmark: {why}; waiting for the next");

@@ -8,7 +8,7 @@ use ringmark_control::{
     SCHEMA, Service, Status,
 };
 use ringmark_machine::{MigrateError, NotUndecided};
-use ringmark_migrate::send::{self, DepartError, SendOptions, SourceGuest};
+use ringmark_migrate::send::{self, DepartError, SendOptions, SendProgress, SourceGuest};
 use ringmark_migrate::{Address, Connector, receive};
 
 use super::MachineService;
@@ -27,12 +27,15 @@ impl MachineService {
         let wrong = |what: String| Failure::new(Code::BadRequest, what).guest(self.guest());
         let to = connector(request).map_err(wrong)?;
         let options = options(request).map_err(wrong)?;
-        let report = self
-            .machine
-            .migrate(&to, &options, cancel, &mut |at| {
-                progress(MigrateProgress { report: at.report.clone(), stopped: at.stopped });
-            })
-            .map_err(|error| self.migrate_failure(&error, &request.to))?;
+        let mut watch = |at: &SendProgress<'_>| {
+            progress(MigrateProgress { report: at.report.clone(), stopped: at.stopped });
+        };
+        let left = if request.resume {
+            self.machine.resume_migration(&to, &options, cancel, &mut watch)
+        } else {
+            self.machine.migrate(&to, &options, cancel, &mut watch)
+        };
+        let report = left.map_err(|error| self.migrate_failure(&error, &request.to))?;
         eprintln!("ringmark: the guest has left: it runs at {}", request.to);
         Ok(Migration { schema: SCHEMA, report })
     }
@@ -64,11 +67,21 @@ impl MachineService {
         }
         let code = match error {
             MigrateError::Busy => Code::Busy,
-            MigrateError::Ended => Code::WrongState,
+            MigrateError::Ended | MigrateError::NothingToResume => Code::WrongState,
             _ => error.departure().map_or(Code::Guest, code_of),
         };
+        if error.is_resumable() {
+            // Where it was refused, for what it did not know yet, the destination has said what to do.
+            let advice = format!(
+                "see whether `ringmark receive` waits there, and go on from what it holds: `ringmark migrate {name} {to} --resume`"
+            );
+            return Failure::new(code, message).guest(self.guest()).advice(advice);
+        }
         let advice = match code {
             Code::Busy => "wait for it and ask again",
+            Code::WrongState if matches!(error, MigrateError::NothingToResume) => {
+                "migrate it without --resume"
+            }
             Code::Unreachable => "see whether `ringmark receive` waits there, and what it says",
             Code::Refused if matches!(error.departure(), Some(DepartError::NoMemoryFile(_))) => "",
             Code::Refused => "do what it says at the destination, or choose another",

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -80,15 +80,22 @@ impl Home {
     }
 }
 
-/// A link through which everything passes, until a message comes that never arrives: from then on it is dead, and those on
-/// either side find out by its end.
+/// A link through which everything passes, until a message comes that never arrives, or the second round of pages: from then on it is
+/// dead, and those on either side find out by its end.
 pub(crate) struct Cut {
     pub(crate) address: String,
     dead: Arc<AtomicBool>,
 }
 
+/// What a link dies of.
+enum Death {
+    Message(&'static [u8]),
+    /// The first pages after a round that the destination has confirmed.
+    SecondRound,
+}
+
 struct Line {
-    message: &'static [u8],
+    death: Death,
     dead: Arc<AtomicBool>,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -96,12 +103,20 @@ struct Line {
 impl Cut {
     /// A link to `receiver`, at `tcp:127.0.0.1:PORT`, that dies at `message`.
     pub(crate) fn at(message: &'static str, receiver: &Receiver) -> Self {
+        Self::by(Death::Message(message.as_bytes()), receiver)
+    }
+
+    /// One that dies when the destination has confirmed a round of pages, and the next one begins.
+    pub(crate) fn in_second_round(receiver: &Receiver) -> Self {
+        Self::by(Death::SecondRound, receiver)
+    }
+
+    fn by(death: Death, receiver: &Receiver) -> Self {
         let to = receiver.address.strip_prefix("tcp:").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("tcp:{}", listener.local_addr().unwrap());
         let dead = Arc::new(AtomicBool::new(false));
-        let line =
-            Arc::new(Line { message: message.as_bytes(), dead: Arc::clone(&dead), open: Mutex::default() });
+        let line = Arc::new(Line { death, dead: Arc::clone(&dead), open: Mutex::default() });
         thread::spawn(move || {
             for source in listener.incoming() {
                 let Ok(source) = source else { return };
@@ -116,7 +131,41 @@ impl Cut {
     }
 }
 
+/// What was seen of a connection: nothing, that it is one for pages, that a round of them was confirmed.
+const NOTHING: u8 = 0;
+const JOINED: u8 = 1;
+const CONFIRMED: u8 = 2;
+
+/// Whether there is a message of this name: the one key of its map, which is short, is its length and its text.
+fn has_message(bytes: &[u8], name: &[u8]) -> bool {
+    let length = 0x60 + u8::try_from(name.len()).unwrap();
+    let key = [&[length], name].concat();
+    bytes.windows(key.len()).any(|found| found == key)
+}
+
 impl Line {
+    /// Whether the link dies by these bytes of a connection; `seen` is what became of that one so far.
+    fn ends_by(&self, to_destination: bool, bytes: &[u8], seen: &AtomicU8) -> bool {
+        let stage = seen.load(Ordering::SeqCst);
+        match (&self.death, to_destination) {
+            (Death::Message(message), _) => has_message(bytes, message),
+            (Death::SecondRound, true) if stage == CONFIRMED => true,
+            (Death::SecondRound, true) => {
+                if has_message(bytes, b"join") {
+                    seen.store(JOINED, Ordering::SeqCst);
+                }
+                false
+            }
+            // The first that a destination says on a connection for pages: few pages make one acknowledgement, the round's.
+            (Death::SecondRound, false) => {
+                if stage == JOINED {
+                    seen.store(CONFIRMED, Ordering::SeqCst);
+                }
+                false
+            }
+        }
+    }
+
     fn connect(self: &Arc<Self>, source: TcpStream, to: &str) {
         if self.dead.load(Ordering::SeqCst) {
             return;
@@ -126,17 +175,15 @@ impl Line {
             socket.set_nodelay(true).unwrap();
             self.open.lock().unwrap().push(socket.try_clone().unwrap());
         }
-        for (mut from, mut to) in
-            [(source.try_clone().unwrap(), destination.try_clone().unwrap()), (destination, source)]
-        {
+        let ways = [(source.try_clone().unwrap(), destination.try_clone().unwrap()), (destination, source)];
+        let seen = Arc::new(AtomicU8::new(NOTHING));
+        for (way, (mut from, mut to)) in ways.into_iter().enumerate() {
+            let seen = Arc::clone(&seen);
             let line = Arc::clone(self);
             thread::spawn(move || {
                 let mut buffer = vec![0; 64 << 10];
                 while let Ok(count @ 1..) = from.read(&mut buffer) {
-                    // The one key of a message's map, which is short: its length and its text.
-                    let length = 0x60 + u8::try_from(line.message.len()).unwrap();
-                    let key = [&[length], line.message].concat();
-                    if buffer[..count].windows(key.len()).any(|bytes| bytes == key) {
+                    if line.ends_by(way == 0, &buffer[..count], &seen) {
                         line.dead.store(true, Ordering::SeqCst);
                         for socket in line.open.lock().unwrap().drain(..) {
                             let _ = socket.shutdown(Shutdown::Both);

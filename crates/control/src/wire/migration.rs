@@ -40,6 +40,9 @@ pub struct MigrateRequest {
     /// Connections for pages.
     #[serde(default = "one")]
     pub streams: u16,
+    /// Go on with the last migration whose link was cut.
+    #[serde(default)]
+    pub resume: bool,
     /// Compare the whole of memory before the guest runs.
     #[serde(default)]
     pub verify_full: bool,
@@ -67,6 +70,7 @@ impl MigrateRequest {
             prefer: Prefer::default(),
             bandwidth: None,
             streams: 1,
+            resume: false,
             verify_full: false,
             audit: None,
         }

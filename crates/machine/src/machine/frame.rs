@@ -106,6 +106,7 @@ impl Frame {
                 bitmaps_advised,
                 written_before: None,
                 check: None,
+                resumable: None,
             }),
             platform,
             ports,

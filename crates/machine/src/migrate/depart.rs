@@ -6,13 +6,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ringmark_dirty::{DirtyPages, SlotTable};
 use ringmark_migrate::Connector;
 use ringmark_migrate::report::Report;
-use ringmark_migrate::send::{DepartError, Departing, Identity, SendOptions, SendProgress, depart};
+use ringmark_migrate::send::{DepartError, Departing, Identity, SendOptions, SendProgress, depart, resume};
 use ringmark_track::{BoxError, Memory};
 
 use super::MigrateError;
 use super::needs::Needs;
 use crate::machine::{Checkpoints, Halt, Machine, RunState};
 use crate::saved::{MachineSaved, Parts};
+
+/// Where a migration begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// With all of memory.
+    Anew,
+    /// With what a cut link has left.
+    GoOn,
+}
 
 impl Machine {
     /// Sends the machine to `to` while its guest runs, and returns when the guest runs there: this machine has then ended, as
@@ -31,6 +40,33 @@ impl Machine {
         cancel: &AtomicBool,
         watch: &mut dyn FnMut(&SendProgress<'_>),
     ) -> Result<Report, MigrateError> {
+        self.leave(How::Anew, to, options, cancel, watch)
+    }
+
+    /// As [`migrate`](Self::migrate), going on with the last migration whose link was cut: what its destination holds and the guest
+    /// has not written since is not sent again, however many checkpoints were taken meanwhile. If `to` does not hold it any more,
+    /// everything is sent, as [`Report::resumed`] says.
+    ///
+    /// # Errors
+    /// As [`migrate`](Self::migrate), and [`MigrateError::NothingToResume`].
+    pub fn resume_migration(
+        &self,
+        to: &Connector,
+        options: &SendOptions,
+        cancel: &AtomicBool,
+        watch: &mut dyn FnMut(&SendProgress<'_>),
+    ) -> Result<Report, MigrateError> {
+        self.leave(How::GoOn, to, options, cancel, watch)
+    }
+
+    fn leave(
+        &self,
+        how: How,
+        to: &Connector,
+        options: &SendOptions,
+        cancel: &AtomicBool,
+        watch: &mut dyn FnMut(&SendProgress<'_>),
+    ) -> Result<Report, MigrateError> {
         let mut state = self.try_lock_checkpoints().ok_or(MigrateError::Busy)?;
         if self.outcome().is_some() {
             return Err(MigrateError::Ended);
@@ -41,7 +77,12 @@ impl Machine {
         let _under_way = UnderWay::new(&self.migration_running);
         // Its memory file has holes where pages are still to come.
         self.ram.wait_until_whole()?;
-        let Checkpoints { tracker, newest, audit, bitmaps_advised, .. } = &mut *state;
+        let Checkpoints { tracker, newest, audit, bitmaps_advised, resumable, .. } = &mut *state;
+        let kept = resumable.take_if(|kept| !kept.fits(tracker, self.ram.slots()) || how == How::GoOn);
+        let kept = kept.filter(|kept| kept.fits(tracker, self.ram.slots()));
+        if how == How::GoOn && kept.is_none() {
+            return Err(MigrateError::NothingToResume);
+        }
         if !tracker.is_armed() {
             // The migration arms it: whatever was taken before, of what was written since nothing is known.
             *newest = None;
@@ -49,17 +90,25 @@ impl Machine {
         }
         let identity = self.identity(bitmaps_advised.as_ref()).map_err(MigrateError::Needs)?;
         let leaving = Leaving { machine: self, bitmaps_advised: bitmaps_advised.clone() };
-        let left = depart(&leaving, &identity, tracker, to, options, cancel, watch);
-        if let Err(departed) = &left
-            && matches!(*departed.error, DepartError::Escapes(_))
-        {
-            // As after a checkpoint whose audit found some: only a base is trustworthy now.
-            *newest = None;
-        }
+        let left = match kept {
+            Some(kept) => resume(&leaving, &identity, tracker, to, options, *kept, cancel, watch),
+            None => depart(&leaving, &identity, tracker, to, options, cancel, watch),
+        };
         match left {
             // Whatever step noticed it first.
             Err(_) if self.outcome().is_some() => Err(MigrateError::Ended),
-            left => Ok(left?),
+            Err(mut departed) => {
+                if matches!(*departed.error, DepartError::Escapes(_)) {
+                    state.mistrust();
+                }
+                let left = departed.resumable.take();
+                let resumable = left.is_some();
+                if resumable {
+                    state.resumable = left;
+                }
+                Err(MigrateError::Departed { departed, resumable })
+            }
+            Ok(report) => Ok(report),
         }
     }
 

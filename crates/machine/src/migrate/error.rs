@@ -25,9 +25,19 @@ pub enum MigrateError {
     /// What the machine needs cannot be written down.
     #[error("what the machine needs cannot be encoded: {0}")]
     Needs(String),
+    /// There is no migration to go on with.
+    #[error(
+        "there is no migration of this machine to go on with: none was cut off, or its guest has been tracked anew since then"
+    )]
+    NothingToResume,
     /// The migration failed.
-    #[error(transparent)]
-    Departed(#[from] Departed),
+    #[error("{departed}")]
+    Departed {
+        /// Why, and what the guest does.
+        departed: Departed,
+        /// Whether it can be gone on with: [`resume_migration`](crate::Machine::resume_migration).
+        resumable: bool,
+    },
 }
 
 impl MigrateError {
@@ -35,16 +45,22 @@ impl MigrateError {
     #[must_use]
     pub const fn guest(&self) -> Option<SourceGuest> {
         match self {
-            Self::Departed(departed) => Some(departed.guest),
+            Self::Departed { departed, .. } => Some(departed.guest),
             _ => None,
         }
+    }
+
+    /// Whether the migration can be gone on with.
+    #[must_use]
+    pub const fn is_resumable(&self) -> bool {
+        matches!(self, Self::Departed { resumable: true, .. })
     }
 
     /// What the migration failed with, once it had begun.
     #[must_use]
     pub fn departure(&self) -> Option<&DepartError> {
         match self {
-            Self::Departed(departed) => Some(&departed.error),
+            Self::Departed { departed, .. } => Some(&departed.error),
             _ => None,
         }
     }

@@ -26,8 +26,10 @@ impl Resumable {
         self.session
     }
 
-    /// Whether `tracker` still knows what the destination has confirmed of memory with `slots`.
-    pub(super) fn fits(&self, tracker: &Tracker, slots: &SlotTable) -> bool {
+    /// Whether `tracker` still knows what the destination has confirmed of memory with `slots`: checkpoints that were taken
+    /// meanwhile change nothing about that, a new base does.
+    #[must_use]
+    pub fn fits(&self, tracker: &Tracker, slots: &SlotTable) -> bool {
         tracker.can_go_on(self.consumer) && self.ledger.is_of(slots)
     }
 }

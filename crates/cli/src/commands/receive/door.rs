@@ -10,7 +10,7 @@ use ringmark_migrate::receive::{Arrival, Arriving};
 use ringmark_migrate::{MemoryFile, Offer, Refusal};
 use ringmark_track::BoxError;
 
-use super::lobby::{Lobby, Phase};
+use super::lobby::Lobby;
 use crate::failure::Failure;
 use crate::{host, paths};
 
@@ -55,7 +55,7 @@ impl<F: FnMut() -> Console> Door<F> {
         self.lobby.expect(name, offer);
         let server = Server::bind(socket, Arc::clone(&self.lobby) as _)
             .map_err(|error| refused(host::bind_failure(&error)))?;
-        self.lobby.enter(Phase::Receiving(server.path().to_owned()));
+        self.lobby.serve_at(server.path());
         Ok(AtDoor { coming, server })
     }
 }

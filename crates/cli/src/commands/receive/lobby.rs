@@ -1,6 +1,6 @@
 //! What answers at a machine's socket while it is still arriving, and afterwards for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,10 +18,10 @@ use crate::service::MachineService;
 
 /// How far a machine has come.
 pub(super) enum Phase {
-    /// None comes.
+    /// None comes; one whose link was cut may have left what it has, and its socket.
     Waiting,
-    /// Its pages come; this is its control socket.
-    Receiving(PathBuf),
+    /// Its pages come.
+    Receiving,
     /// All is here. The source decides, or has.
     Prepared,
     /// The source was lost.
@@ -34,6 +34,8 @@ pub(super) enum Phase {
 pub(super) struct Lobby {
     phase: Mutex<Phase>,
     expected: Mutex<Status>,
+    /// Its control socket.
+    socket: Mutex<PathBuf>,
     decision: Mutex<Option<receive::Decision>>,
     /// Once it is there.
     machine: OnceLock<Arc<MachineService>>,
@@ -46,6 +48,7 @@ impl Lobby {
         Self {
             phase: Mutex::new(Phase::Waiting),
             expected: Mutex::new(expected),
+            socket: Mutex::default(),
             decision: Mutex::default(),
             machine: OnceLock::new(),
         }
@@ -60,6 +63,11 @@ impl Lobby {
         expected.page_size = offer.page_bytes;
         expected.memory = offer.slots.iter().map(|slot| slot.npages.saturating_mul(offer.page_bytes)).sum();
         *lock(&self.decision) = None;
+    }
+
+    /// It is served at `socket`.
+    pub(super) fn serve_at(&self, socket: &Path) {
+        socket.clone_into(&mut lock(&self.socket));
     }
 
     pub(super) fn name(&self) -> String {
@@ -88,10 +96,10 @@ impl Lobby {
         let phase = lock(&self.phase);
         match &*phase {
             Phase::Waiting => stop.store(true, Ordering::Relaxed),
-            Phase::Receiving(socket) => {
+            Phase::Receiving => {
                 eprintln!("ringmark: {name}: the machine is not taken; its guest runs on at its source");
                 // What is left there is taken for a dead process's, and replaced.
-                let _ = std::fs::remove_file(socket);
+                let _ = std::fs::remove_file(&*lock(&self.socket));
                 if let Address::Unix(path) = address {
                     let _ = std::fs::remove_file(path);
                 }
