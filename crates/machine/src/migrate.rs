@@ -13,6 +13,7 @@ mod depart;
 mod error;
 mod needs;
 mod predict;
+mod seed;
 
 pub use arrive::{ArrivalOptions, Arrivals, Coming};
 pub use error::MigrateError;

@@ -27,6 +27,12 @@ pub(crate) struct ReceiveArgs {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     pub(crate) keep_arrived: Duration,
 
+    /// An old image of the machine in this side's store, by the machine's name for its newest, or by the image's identity or the
+    /// beginning of one: pages that are still as the image has them are not sent. What it is worth is found out page by page, so
+    /// that a wrong or damaged one costs time and nothing else. It is read when the machine is offered, for 15 s at most.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) seed: Option<String>,
+
     /// How the other side is reached.
     #[command(flatten)]
     pub(crate) link: LinkArgs,

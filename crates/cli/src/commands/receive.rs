@@ -17,7 +17,7 @@ use crate::failure::{Code, Failure, OrFail, Result};
 use crate::host::{self, Stay};
 use crate::link::{self, PATIENCE};
 use crate::service::MachineService;
-use crate::store::create_or_open;
+use crate::store::{create_or_open, image};
 use crate::{console, paths};
 use door::{AtHome, Door};
 use lobby::{Lobby, Phase};
@@ -31,12 +31,14 @@ pub(crate) fn run(args: &ReceiveArgs, as_json: bool, quiet: bool) -> Result {
         host::check_name(&paths::socket(name)?)?;
     }
     let store = create_or_open(&args.store).map_err(nothing_came)?;
+    let seed = args.seed.as_deref().map(|name| image(&store, name)).transpose().map_err(nothing_came)?;
     let options = ArrivalOptions {
         name: args.name.clone(),
         hypervisor: hypervisor(args.machine.hypervisor),
         tracking: tracking(&args.machine)?,
         audit: args.machine.audit,
         most_memory: args.max_memory.map(|bytes| bytes.0),
+        seed,
     };
     let listener = Listener::bind(args.address.clone(), link::tls(&args.link)?, args.link.insecure, PATIENCE)
         .map_err(|error| nothing_came(Failure::new(Code::Usage, error)))?;

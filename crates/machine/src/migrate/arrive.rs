@@ -3,13 +3,15 @@
 use std::fmt;
 
 use ringmark_abi::mem;
-use ringmark_dirty::{PageSize, SlotId};
+use ringmark_dirty::{DirtyPages, PageSize, SlotId};
+use ringmark_image::Image;
 use ringmark_migrate::codec::PageStore;
 use ringmark_migrate::receive::{Arrival, Arriving};
 use ringmark_migrate::{MemoryFile, Offer, Refusal};
 use ringmark_track::{AuditRate, BoxError, MemoryError, Wish};
 
 use super::needs::Needs;
+use super::seed;
 use crate::config::{MAX_TRANSLATORS, MAX_VCPUS};
 use crate::devices::{Console, attended};
 use crate::layout::RamLayout;
@@ -33,6 +35,9 @@ pub struct ArrivalOptions {
     pub audit: Option<AuditRate>,
     /// Bytes of memory at most; by default what this host has to spare.
     pub most_memory: Option<u64>,
+    /// An old image of the machine: pages that are still as it has them do not come. It is read for every machine that is accepted,
+    /// and decides nothing; what it is worth is found out page by page.
+    pub seed: Option<Image>,
 }
 
 /// Takes machines that arrive.
@@ -94,7 +99,11 @@ impl<F: FnMut() -> Console> Arrivals<F> {
         }
         let console = attended((self.console)()).map_err(|e| failed(CreateError::Thread(e)))?;
         let vcpus = frame.blank(&blueprint, console).map_err(failed)?;
+        // Not of one that is refused, nor where its source could do nothing with the hashes.
+        let seed = self.options.seed.as_ref().filter(|_| offer.takes_hashes);
+        let seeded = seed.map(|image| seed::fill(&frame.ram, image));
         Ok(Coming {
+            seeded,
             vcpus,
             frame,
             name: self.name_of(offer),
@@ -134,6 +143,8 @@ pub struct Coming {
     /// Its memory is the source's, and not written here, until it runs.
     adopted: bool,
     loaded: Option<Loaded>,
+    /// Pages that are as an old image has them.
+    seeded: Option<DirtyPages>,
 }
 
 struct Loaded {
@@ -147,6 +158,10 @@ impl Arrival for Coming {
 
     fn memory(&self) -> &dyn PageStore {
         &self.frame.ram
+    }
+
+    fn seeded(&self) -> Option<DirtyPages> {
+        self.seeded.clone()
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), BoxError> {

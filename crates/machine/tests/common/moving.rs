@@ -16,7 +16,14 @@ use ringmark_track::Wish;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn arrivals(hypervisor: HypervisorWish) -> ArrivalOptions {
-    ArrivalOptions { name: None, hypervisor, tracking: Wish::Auto, audit: None, most_memory: None }
+    ArrivalOptions {
+        name: None,
+        hypervisor,
+        tracking: Wish::Auto,
+        audit: None,
+        most_memory: None,
+        seed: None,
+    }
 }
 
 pub(crate) fn listener(dir: &Path) -> Listener {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringmark_control::Server;
+use ringmark_dirty::DirtyPages;
 use ringmark_machine::devices::Console;
 use ringmark_machine::{Arrivals, Coming, Machine};
 use ringmark_migrate::codec::PageStore;
@@ -81,6 +82,10 @@ impl Arrival for AtDoor {
 
     fn memory(&self) -> &dyn PageStore {
         self.coming.memory()
+    }
+
+    fn seeded(&self) -> Option<DirtyPages> {
+        self.coming.seeded()
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), BoxError> {
