@@ -76,9 +76,9 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// Restore a machine from an image and run it in the foreground.
     Restore(RestoreArgs),
-    /// Say what sending a running machine away would come to, by a look at what its guest writes.
+    /// Say what sending a running machine away would come to.
     ///
-    /// Nothing is sent. The guest runs on, slowed down a little while it is watched, and no page is lost to the next checkpoint;
+    /// Its guest is watched while it runs on, slowed down a little; nothing is sent, and no page is lost to the next checkpoint;
     /// until the look is over none is taken.
     Predict(PredictArgs),
     /// Send a running machine to another host or process while its guest runs.

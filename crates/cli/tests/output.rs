@@ -288,6 +288,7 @@ fn every_command_explains_itself() {
         "run",
         "checkpoint",
         "restore",
+        "predict",
         "migrate",
         "receive",
         "images",

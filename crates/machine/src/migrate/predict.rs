@@ -21,9 +21,10 @@ const ONCE: f64 = 0.1;
 const AGAIN: f64 = 0.4;
 /// How exactly a migration keeps to the bandwidth that it was given.
 const GIVEN: f64 = 0.05;
-/// Below this share of the link's bandwidth it is the processor that bounds the rate, and how far off that may be.
+/// Below this share of the link's bandwidth it is the processor that bounds the rate, and how far off that may be: the other side's is
+/// not known, and what else runs on either changes.
 const BOUND: f64 = 0.9;
-const WORK: f64 = 0.4;
+const WORK: f64 = 0.7;
 /// Times that something goes there and back before the first page, and in the downtime.
 const SETUP_TRIPS: f64 = 4.0;
 const DOWNTIME_TRIPS: f64 = 2.0;
