@@ -1,19 +1,26 @@
-//! Writes the seeds of the fuzz targets, taken from real images, to `corpus/<target>/`.
+//! Writes the seeds of the fuzz targets, taken from real images and machines, to `corpus/<target>/`.
 
 use std::fs;
 use std::path::Path;
 
 fn main() -> std::io::Result<()> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for (target, seeds) in ["metadata", "node", "table"].iter().zip(ringmark_image::fuzzing::seeds()) {
-        let dir = corpus.join(target);
+    let [metas, nodes, tables] = ringmark_image::fuzzing::seeds();
+    let [states, needs, working_sets] = ringmark_machine::fuzzing::seeds();
+    for (target, seeds) in [
+        ("metadata", metas),
+        ("node", nodes),
+        ("table", tables),
+        ("image", vec![vec![0], vec![1]]),
+        ("state", states),
+        ("machine", vec![vec![0], vec![1], vec![2]]),
+        ("needs", needs),
+        ("working_set", working_sets),
+    ] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         fs::create_dir_all(&dir)?;
         for (number, seed) in seeds.iter().enumerate() {
             fs::write(dir.join(format!("seed-{number:03}")), seed)?;
         }
     }
-    let dir = corpus.join("image");
-    fs::create_dir_all(&dir)?;
-    fs::write(dir.join("seed-000"), [0])?;
-    fs::write(dir.join("seed-001"), [1])
+    Ok(())
 }

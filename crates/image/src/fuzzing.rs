@@ -6,6 +6,7 @@
 
 mod forge;
 mod memory;
+mod mutation;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,9 @@ use crate::format::meta::Meta;
 use crate::format::node::{MAX_LEVEL, Node};
 use crate::format::{blocks, header};
 use crate::{Image, ImageSpec, Layout, Store};
-use memory::Memory;
+
+pub use memory::Memory;
+pub use mutation::fuzz;
 
 const PAGE: usize = 512;
 

@@ -54,6 +54,8 @@
 
 pub mod boot;
 pub mod devices;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod layout;
 
 mod checkpoint;

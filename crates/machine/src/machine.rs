@@ -37,6 +37,8 @@ use crate::words::RamWords;
 pub use check::{CheckError, CheckReport};
 pub use error::{CreateError, RestoreError, RunError};
 pub(crate) use halt::Halt;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use restore::blueprint_of;
 pub use restore::{Loading, RestoreOptions};
 pub(crate) use restore::{layout_for, working_set_of};
 

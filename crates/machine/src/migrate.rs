@@ -17,4 +17,6 @@ mod seed;
 
 pub use arrive::{ArrivalOptions, Arrivals, Coming};
 pub use error::MigrateError;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use needs::Needs;
 pub use predict::{ForeseeError, Foreseen, Foresight};

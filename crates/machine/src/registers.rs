@@ -35,13 +35,16 @@ impl SavedRegisters {
             return Ok(None);
         }
         let saved = MachineSaved::decode(&image.state(saved::PART)?).map_err(RestoreError::State)?;
+        Self::of_state(&saved).map(Some).map_err(RestoreError::State)
+    }
+
+    pub(crate) fn of_state(saved: &MachineSaved) -> Result<Self, String> {
         let known = saved.hypervisor == Hypervisor::Kvm && saved.architecture == std::env::consts::ARCH;
         let cpus = if known { &saved.cpus[..] } else { &[] };
         let vcpus = cpus.iter().map(|cpu| {
             let state: VcpuState = codec::decode(&cpu.0)?;
             Ok(target::general(&state))
         });
-        let vcpus = vcpus.collect::<Result<_, String>>().map_err(RestoreError::State)?;
-        Ok(Some(Self { architecture: saved.architecture, vcpus }))
+        Ok(Self { architecture: saved.architecture.clone(), vcpus: vcpus.collect::<Result<_, String>>()? })
     }
 }

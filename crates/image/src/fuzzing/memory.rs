@@ -8,8 +8,9 @@ use crate::backend::{Backend, Claim, Claimed, Durability, Listed, Object, Upload
 
 type Objects = Arc<Mutex<BTreeMap<String, Arc<Vec<u8>>>>>;
 
+/// The objects of a store, as long as somebody has them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Memory(Objects);
+pub struct Memory(Objects);
 
 impl Memory {
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Vec<u8>>>> {

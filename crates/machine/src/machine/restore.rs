@@ -106,8 +106,31 @@ impl Machine {
         options: RestoreOptions,
         console: Console,
     ) -> Result<Self, RestoreError> {
-        let console = attended(console).map_err(CreateError::Thread)?;
         let saved = MachineSaved::decode(&image.state(saved::PART)?).map_err(RestoreError::State)?;
+        Self::assemble_as(saved, store, image, pages, options, console)
+    }
+
+    /// As [`restore`](Self::restore), with `saved` in place of the state in `image`.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn restore_as(
+        saved: MachineSaved,
+        store: &Store,
+        image: &Image,
+        options: RestoreOptions,
+        console: Console,
+    ) -> Result<Self, RestoreError> {
+        Self::assemble_as(saved, store, image, Pages::Eager, options, console)
+    }
+
+    fn assemble_as(
+        saved: MachineSaved,
+        store: &Store,
+        image: &Image,
+        pages: Pages,
+        options: RestoreOptions,
+        console: Console,
+    ) -> Result<Self, RestoreError> {
+        let console = attended(console).map_err(CreateError::Thread)?;
         let wish = wish_for(&saved, options.hypervisor)?;
         let layout = layout_of(image, platform::address_map(saved.hypervisor))?;
         let ram = |_| Ok(pages.ram(layout)?);
@@ -238,7 +261,7 @@ impl Frame {
     }
 }
 
-fn blueprint_of(saved: &MachineSaved) -> Result<Blueprint, RestoreError> {
+pub(crate) fn blueprint_of(saved: &MachineSaved) -> Result<Blueprint, RestoreError> {
     let vcpus = vcpus_of(saved)?;
     let shape = platform::shape_of(saved.hypervisor, &saved.platform, vcpus)?;
     if shape.is_some_and(|shape| shape.vcpus != vcpus) {

@@ -118,7 +118,7 @@ impl Machine {
         self.migration_running.load(Ordering::Relaxed)
     }
 
-    fn identity(&self, bitmaps_advised: Option<&String>) -> Result<Identity, String> {
+    pub(crate) fn identity(&self, bitmaps_advised: Option<&String>) -> Result<Identity, String> {
         let facts = self.facts();
         Ok(Identity {
             name: facts.name.clone(),

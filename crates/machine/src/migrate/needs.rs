@@ -11,7 +11,7 @@ const VERSION: u32 = 1;
 
 /// What a machine needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Needs {
+pub(crate) struct Needs {
     version: u32,
     pub(super) hypervisor: Hypervisor,
     /// Interrupt translation services; `None` where there is no interrupt controller of this kind.
@@ -23,7 +23,7 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    pub(super) const fn new(
+    pub(crate) const fn new(
         hypervisor: Hypervisor,
         translators: Option<u32>,
         processor: Processor,
@@ -48,13 +48,17 @@ impl Needs {
         }
     }
 
-    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
         codec::encode(self)
     }
 
     /// What `offer` says of them.
     pub(super) fn of(offer: &Offer) -> Result<Self, String> {
-        let needs: Self = codec::decode(&offer.needs).map_err(|what| {
+        Self::decode(&offer.needs)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let needs: Self = codec::decode(bytes).map_err(|what| {
             format!("it is no machine of this monitor: what it needs is not understood: {what}")
         })?;
         match needs.version {
