@@ -119,6 +119,8 @@ mutants! {
     OffsetNotAdvanced = "offset-not-advanced",
     /// `image`: of a page that several layers hold the oldest counts.
     OlderLayerWins = "older-layer-wins",
+    /// `image`: a page of the parent that is stored again replaces one that was put.
+    GatheredOverPut = "gathered-over-put",
     /// `image`: an error of a sync is dropped, and the image counts as durable.
     SyncErrorIgnored = "sync-error-ignored",
     /// `image`: an image becomes visible before its data is durable.

@@ -417,6 +417,13 @@ pub(super) const ENTRIES: &[Entry] = &[
         "failed: page",
     ),
     entry(
+        Mutant::GatheredOverPut,
+        &[],
+        "a page of the parent that is stored again replaces one that was put",
+        image("gathering::what_was_put_is_newer_than_what_was_gathered"),
+        "left: Some(",
+    ),
+    entry(
         Mutant::SyncErrorIgnored,
         &[21],
         "an error of a sync is dropped, and the image counts as durable",

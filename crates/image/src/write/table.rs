@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use ringmark_dirty::mutant::{self, Mutant};
+
 use super::output::Fate;
 use crate::format::node::FANOUT;
 
@@ -97,7 +99,7 @@ impl PageTable {
             let (extent, skip) = homes.0[usize::from(page)];
             let put = &mut self.leaf(leaf)[usize::from(page)];
             let unchanged = matches!(*put, Put::Unchanged | Put::Gathered { put: true, .. });
-            if unchanged || !put.is_put() {
+            if unchanged || !put.is_put() || mutant::active(Mutant::GatheredOverPut) {
                 *put = Put::Gathered { extent, skip, hash, put: unchanged };
             }
         }

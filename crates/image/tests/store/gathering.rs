@@ -131,9 +131,9 @@ fn what_was_put_is_newer_than_what_was_gathered() {
         let pages: Vec<u64> =
             (0..PAGES / GROUP).flat_map(|group| [group * GROUP + first, group * GROUP + second]).collect();
         let finished = rig.put(&pages, turn as u64 + 100);
+        assert_holds(&rig.store, rig.newest, &rig.memory);
         assert_eq!(finished.pages, 2 * PAGES / GROUP);
         gathered += finished.gathered_pages;
-        assert_holds(&rig.store, rig.newest, &rig.memory);
     }
     assert!(gathered > 0);
     // The same pages twice in one image: the last wins, and nothing that was gathered counts as put.
