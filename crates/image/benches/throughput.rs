@@ -2,7 +2,8 @@
 //! by turns.
 //!
 //! `cargo bench -p ringmark-image --bench throughput`; `RINGMARK_BENCH_DIR` says where (by default the place for temporary
-//! files), `RINGMARK_BENCH_MIB` how much (512), `RINGMARK_BENCH_ROUNDS` how often (5).
+//! files), `RINGMARK_BENCH_MIB` how much (512), `RINGMARK_BENCH_ROUNDS` how often (5). Names of pages behind `--` choose
+//! among them.
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, reason = "a benchmark stops at any failure")]
 
 mod common;
@@ -17,6 +18,8 @@ use ringmark_image::{Durability, Store};
 
 fn main() {
     let (mib, rounds) = (wish("RINGMARK_BENCH_MIB", 512), wish("RINGMARK_BENCH_ROUNDS", 5));
+    // Cargo adds a flag of its own.
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let place = place();
     let cores = std::thread::available_parallelism().unwrap();
     println!(
@@ -44,7 +47,9 @@ fn main() {
         ("mixed", mixed),
         ("zero", vec![0; mib * MIB]),
     ] {
-        measure(name, &memory, mib, rounds, place.path());
+        if chosen.is_empty() || chosen.iter().any(|c| c == name) {
+            measure(name, &memory, mib, rounds, place.path());
+        }
     }
 }
 
