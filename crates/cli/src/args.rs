@@ -63,7 +63,8 @@ Exit codes:
  15  the other side of a migration cannot be reached, or was lost
  16  the downtime asked for cannot be had, and it was preferred that the guest stays
  17  a migration is undecided: the guest stands still until a person says which side runs it
- 18  cancelled";
+ 18  cancelled
+ 19  an image has children that would stay behind; none was removed";
 
 /// What to do.
 #[derive(Debug, Subcommand)]

@@ -26,6 +26,7 @@ impl Code {
             Self::Goal,
             Self::Undecided,
             Self::Cancelled,
+            Self::Children,
         ];
         codes.into_iter().find(|code| Some(*code as i32) == status).unwrap_or(Self::Failed)
     }
@@ -71,6 +72,8 @@ pub(crate) enum Code {
     Undecided = 17,
     /// It was called off.
     Cancelled = 18,
+    /// An image has children that would stay behind.
+    Children = 19,
 }
 
 /// A command that failed.

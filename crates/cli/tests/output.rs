@@ -240,7 +240,7 @@ fn exit_codes() -> BTreeMap<i32, String> {
 fn exit_codes_are_those_of_the_help() {
     let codes = exit_codes();
     let numbers: Vec<i32> = codes.keys().copied().collect();
-    assert_eq!(numbers, (0..=18).collect::<Vec<_>>(), "{codes:?}");
+    assert_eq!(numbers, (0..=19).collect::<Vec<_>>(), "{codes:?}");
 
     let (home, [base, increment]) = base_and_increment("engine");
     let _taken = home.machine("taken", &["restore", &increment]);
@@ -267,6 +267,7 @@ fn exit_codes_are_those_of_the_help() {
     means(&["checkpoint", "vm9"], "no such machine");
     means(&["restore", "vm9"], "or image");
     means(&["run", "--guest=uniform", "--hypervisor=engine", "--ring-size=3"], "tracking is not possible");
+    means(&["rm", &base], "children that would stay behind");
     home.truncate(&increment, "packs");
     means(&["verify", &increment], "an image is invalid");
     std::fs::remove_file(home.image_file(&base, "packs")).unwrap();

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &RmArgs, as_json: bool) -> Result {
     let left_behind = orphans(&listing, &ids);
     if !left_behind.is_empty() && !args.orphan {
         let why = left_behind.iter().map(Orphans::to_string).collect::<Vec<_>>().join("; ");
-        return Err(Failure::new(Code::Failed, format!("nothing was removed: {why}")).advice(
+        return Err(Failure::new(Code::Children, format!("nothing was removed: {why}")).advice(
             "name the children, too, or say --orphan: they are complete without their parent and lose only their \
              line of descent",
         ));
