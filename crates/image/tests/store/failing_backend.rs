@@ -84,10 +84,3 @@ pub(crate) fn stands_every_failure(inner: &Arc<dyn Backend>) {
     assert_eq!(inner.list("packs/").unwrap().len(), 2);
     assert!(inner.claims().unwrap().is_empty());
 }
-
-#[test]
-fn a_directory_stands_every_failure() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::create_or_open(dir.path().join("store")).unwrap();
-    stands_every_failure(store.backend());
-}

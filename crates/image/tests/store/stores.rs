@@ -273,3 +273,10 @@ fn a_sink_can_refuse() {
     // Others were under way; then it ended.
     assert!(calls.into_inner() < 200);
 }
+
+#[test]
+fn a_directory_stands_every_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create_or_open(dir.path().join("store")).unwrap();
+    crate::failing_backend::stands_every_failure(store.backend());
+}

@@ -1,6 +1,10 @@
 //! An S3 server on the loopback interface, with faults between it and its clients.
 
 mod faults;
+// Memories to take images of, and places that fail.
+#[allow(dead_code, reason = "the tests of directories use more of it")]
+#[path = "../../../image/tests/store/common/mod.rs"]
+mod of_images;
 mod server;
 
 use std::sync::Arc;
@@ -10,6 +14,7 @@ use ringmark_image::Backend;
 use ringmark_object::{Limits, open_with};
 
 pub(crate) use faults::Fault;
+pub(crate) use of_images::{Memory, assert_holds, backend_faults, layout, noise, spec, take_base};
 pub(crate) use server::Server;
 
 /// Limits of a service that is near, so that tests of failing ones do not take minutes.

@@ -303,3 +303,8 @@ fn two_writers_on_one_bucket() {
     let names: BTreeSet<String> = store.list().unwrap().images.into_iter().map(|image| image.vm).collect();
     assert_eq!(names, ["ancestor", "left", "right"].map(ToOwned::to_owned).into());
 }
+
+#[test]
+fn a_bucket_stands_every_failure() {
+    crate::failing_backend::stands_every_failure(&Server::start().backend());
+}
