@@ -31,6 +31,7 @@ mod remedy;
 mod sample;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod window;
 
 use std::time::Duration;
@@ -48,6 +49,7 @@ pub use outlook::Outlook;
 pub use play::Step;
 pub use remedy::Remedies;
 pub use sample::{Sampled, sample};
+pub use waits::Waits;
 pub use window::{Sampler, Window};
 
 /// What a migration would cost and is to achieve.
@@ -65,10 +67,14 @@ pub struct Conditions {
     pub bandwidth: Estimate,
     /// Seconds before the first page.
     pub setup: Estimate,
-    /// Seconds of a round beside its pages: the harvest, and the barrier there and back.
+    /// Seconds of a round beside its pages, where no thread waits for a processor: the harvest, and the barrier there and
+    /// back.
     pub round: Estimate,
-    /// Seconds of the downtime beside its pages: kick, harvest, state saved, sent and loaded, digest, resume.
+    /// Seconds of the downtime beside its pages, where no thread waits for a processor: kick, harvest, state saved, sent and
+    /// loaded, digest, resume.
     pub downtime: Estimate,
+    /// How long threads wait for a processor.
+    pub waits: Waits,
     /// What is asked for.
     pub goal: Goal,
     /// Whether the guest is slowed down where its rounds do not get small enough.
@@ -90,7 +96,8 @@ impl Conditions {
             bandwidth: Estimate::around(1e9, 0.5),
             setup: Estimate::around(0.005, 0.7),
             round: Estimate::around(0.000_3, 0.7),
-            downtime: Estimate::around(0.000_7, 1.1),
+            downtime: Estimate::around(0.000_5, 0.8),
+            waits: Waits::of(&[0.000_1; 16], 1.0),
             goal: Goal { downtime: Duration::from_millis(300), total: None },
             throttle: false,
             seed: 1,

@@ -573,6 +573,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         holes: Option<&'r DirtyPages>,
         streams: usize,
     ) -> stream::Round<'r> {
+        self.limiter.begin();
         stream::Round {
             memory: self.machine.memory(),
             pages,

@@ -118,7 +118,7 @@ impl Machine {
         if stop.load(Ordering::Relaxed) {
             return Err(ForeseeError::Stopped);
         }
-        let (bandwidth, conditions) = self.conditions(wanted, sampler.written())?;
+        let (bandwidth, conditions) = self.conditions(wanted, &sampler)?;
         let conditions = Conditions { throttle: wanted.throttle && can_slow, ..conditions };
         let mut prediction = predict(sampler.windows(), &conditions)?;
         let rate = conditions.bandwidth.value();
@@ -171,17 +171,13 @@ impl Machine {
     }
 
     /// Bytes a second of the link, and what the migration costs, but for the throttle.
-    fn conditions(
-        &self,
-        wanted: &Foresight,
-        written: Option<DirtyPages>,
-    ) -> Result<(f64, Conditions), ForeseeError> {
+    fn conditions(&self, wanted: &Foresight, sampler: &Sampler) -> Result<(f64, Conditions), ForeseeError> {
         let assumed = Conditions::assumed(self.ram.page_size());
         let link = wanted.bandwidth.map_or(assumed.bandwidth, |given| Estimate::around(given as f64, GIVEN));
         let encodings = SendOptions::default().encodings;
         let cost = |pages: &DirtyPages| sample(&self.ram, pages, &encodings, link.value());
         let present = self.ram.present()?;
-        let written = written.unwrap_or_else(|| DirtyPages::new(self.ram.slots()));
+        let written = sampler.written().unwrap_or_else(|| DirtyPages::new(self.ram.slots()));
         let (once, again) = (cost(&present)?, cost(&written)?);
         // Work is reckoned as a slower link, by the pages that the rounds are made of.
         let rate = again.bytes / again.seconds(link.value());
@@ -196,6 +192,7 @@ impl Machine {
             setup: later(assumed.setup, SETUP_TRIPS * trip),
             round: later(assumed.round, trip),
             downtime: later(assumed.downtime, DOWNTIME_TRIPS * trip),
+            waits: sampler.waits(),
             goal: wanted.goal,
             ..assumed
         };

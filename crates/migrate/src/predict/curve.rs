@@ -12,8 +12,6 @@ const ODD: usize = 64;
 const ENOUGH: usize = 64;
 /// Uniform writes are about half of the way from the slope after the first point to 1.
 const STEEPEST: f64 = 0.75;
-/// Guests are not when they move quite what they were when they were measured: the standard deviation of the logarithm.
-const DRIFT: f64 = 0.03;
 
 /// Windows by their lengths.
 #[derive(Clone, Debug)]
@@ -83,7 +81,9 @@ impl Curve {
     }
 
     /// A curve that may have been measured as well: of each length as many windows again, taken from those that were.
-    pub(super) fn draw(&self, random: &mut fastrand::Rng) -> Drawn {
+    /// `drift`: how far from what it was when it was measured the guest may be when it moves, as the standard deviation of the
+    /// logarithm.
+    pub(super) fn draw(&self, drift: f64, random: &mut fastrand::Rng) -> Drawn {
         let mut groups = self.groups.clone();
         let mut scatter = 0.0_f64;
         for group in &mut groups {
@@ -97,7 +97,7 @@ impl Curve {
             group.pages.sort_by(f64::total_cmp);
         }
         let fit = Uniform::possible(&Self::points(&groups), self.most, random.f64());
-        let scale = (DRIFT * normal(random)).exp();
+        let scale = (drift * normal(random)).exp();
         // Of events at a rate that showed none in a time, the time to the first is as likely this.
         let unseen = -(1.0 - random.f64()).ln() / self.watched;
         Drawn { groups, most: self.most, fit, blend: random.f64(), scale, unseen }

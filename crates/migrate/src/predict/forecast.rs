@@ -5,10 +5,15 @@ use super::draw::normal;
 use super::fit::floor_share;
 use super::play::{Costs, Played, Slowing, play};
 use super::remedy::{self, Remedies};
-use super::{Bounds, Conditions, PredictError, Prediction};
+use super::{Bounds, Conditions, PredictError, Prediction, Waits};
 
 /// Plays: the 5 % at either end are ten of them.
 const PLAYS: usize = 200;
+
+/// Guests are not when they move quite what they were when they were measured: the standard deviation of the logarithm.
+const DRIFT: f64 = 0.03;
+/// The same for each share of its time that a thread waits for a processor: a guest is one, and so is whoever sends.
+const CONTENDED: f64 = 0.5;
 
 /// Everything that is drawn once, so that what is asked of it afterwards is asked of the same futures.
 #[derive(Debug)]
@@ -30,14 +35,21 @@ pub(super) struct Future {
 }
 
 impl Future {
-    /// The pages of one round after the other, by their lengths in seconds.
-    fn written(&self, quiet: bool) -> impl FnMut(f64) -> f64 {
+    /// The pages of one round after the other, by their lengths in seconds, and by how much of the guest is held back.
+    fn written(&self, quiet: bool, throttle: f64) -> impl FnMut(f64, f64) -> [f64; 2] {
         let mut random = fastrand::Rng::with_seed(self.seed);
-        move |seconds| {
-            let noise = normal(&mut random);
+        move |seconds, more| {
+            let noise = if quiet { 0.0 } else { normal(&mut random) };
             let mood = random.f64();
-            self.curve.pages(seconds, self.mood.unwrap_or(mood), if quiet { 0.0 } else { noise })
+            let mood = self.mood.unwrap_or(mood);
+            [seconds, seconds + more].map(|time| self.curve.pages(time * (1.0 - throttle), mood, noise))
         }
+    }
+
+    /// One wait for a processor after the other.
+    fn waits(&self, waits: &Waits) -> impl FnMut() -> f64 {
+        let mut random = fastrand::Rng::with_seed(!self.seed);
+        move || waits.draw(&mut random)
     }
 
     /// Plays it with a part of the guest's writes held back, and as [`Costs::with`] says.
@@ -49,9 +61,9 @@ impl Future {
         bandwidth: f64,
         ratio: f64,
     ) -> Played {
-        let mut written = self.written(false);
         let costs = self.costs.with(bandwidth, ratio);
-        play(&costs, &conditions.goal, slowing, |seconds| written(seconds * (1.0 - throttle)), |_| {})
+        let (written, waits) = (self.written(false, throttle), self.waits(&conditions.waits));
+        play(&costs, &conditions.goal, slowing, written, waits, |_| {})
     }
 
     fn floor(&self) -> (f64, f64) {
@@ -79,10 +91,11 @@ impl Forecast {
             mood: Some(0.5),
             seed: conditions.seed,
         };
+        let contended = CONTENDED * conditions.waits.contention();
         let futures = (0..PLAYS)
             .map(|play| Future {
-                curve: curve.draw(&mut random),
-                costs: Costs::draw(conditions, &mut random),
+                curve: curve.draw(DRIFT + contended, &mut random),
+                costs: Costs::draw(conditions, &mut random).slower(contended * normal(&mut random).abs()),
                 // Bursts may be longer than all rounds or shorter than each; which of both is not known.
                 mood: Some(random.f64()).filter(|_| play % 2 == 0),
                 seed: random.u64(..),
@@ -108,7 +121,9 @@ impl Forecast {
         let plays: Vec<Played> = self.futures.iter().map(played).collect();
         let outcome = |of: &dyn Fn(&Played) -> f64| Bounds::of(plays.iter().map(of).collect());
         let mut course = Vec::new();
-        play(&self.middle.costs, goal, slowing, self.middle.written(true), |step| course.push(step));
+        let wait = self.conditions.waits.middle();
+        let written = self.middle.written(true, 0.0);
+        play(&self.middle.costs, goal, slowing, written, || wait, |step| course.push(step));
         Prediction {
             hot_pages: bounds(&|future| future.curve.fit.hot),
             dirty_pages_rate: bounds(&|future| future.curve.fit.rate),

@@ -73,6 +73,7 @@ fn watch(tracker: &mut Tracker, time: Duration, stop: &AtomicBool) -> Result<Sam
         thread::sleep(length);
         let pages = epoch.round()?;
         let now = Instant::now();
+        sampler.late(length, now - last);
         sampler.push(now - last, pages);
         last = now;
     }

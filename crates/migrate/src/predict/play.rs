@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::draw::count;
 use super::{Conditions, Goal};
 use crate::send::ASSUMED_OVERHEAD;
-use crate::send::converge::{Convergence, Verdict};
+use crate::send::converge::{CALLED_OFF, Convergence, Verdict};
 
 /// Thirty years: what takes longer does not end.
 const FOREVER: f64 = 1e9;
@@ -62,6 +62,11 @@ impl Costs {
             round: of.round.draw(random),
             downtime: of.downtime.draw(random),
         }
+    }
+
+    /// The same if whoever sends is held up: `by` is the logarithm of the factor.
+    pub(super) fn slower(self, by: f64) -> Self {
+        Self { bandwidth: (self.bandwidth * (-by).exp()).max(1.0), ..self }
     }
 
     /// The same over a link of so many times the bandwidth, with pages of so much of their size.
@@ -123,17 +128,23 @@ pub(super) enum Slowing {
 /// The round by whose end there is a prediction.
 const FORESEEN: u32 = 2;
 
-/// Plays a migration of a guest of which `written` says how many pages it writes in so many seconds.
+/// Waits for a processor in the downtime, beside the one before the guest stands still: for whoever harvests, for the
+/// destination to take the state, and for the source's word and the guest's own threads there.
+const WAITS: usize = 3;
+
+/// Plays a migration of a guest of which `written` says how many pages it writes in so many seconds, and how many until so
+/// many seconds later. `wait` says how long whoever is to do the next step waits for a processor.
 pub(super) fn play(
     costs: &Costs,
     goal: &Goal,
     throttle: Slowing,
-    mut written: impl FnMut(f64) -> f64,
+    mut written: impl FnMut(f64, f64) -> [f64; 2],
+    mut wait: impl FnMut() -> f64,
     mut watch: impl FnMut(Step),
 ) -> Played {
     let mut convergence = Convergence::new(goal.downtime, ASSUMED_OVERHEAD);
     let (mut pages, mut elapsed) = (costs.memory_pages, costs.first());
-    let (mut total, mut rounds) = (costs.setup, 0);
+    let (mut total, mut rounds, mut called_off) = (costs.setup, 0, 0);
     // Pages a second to which the guest is held.
     let mut held_to = f64::INFINITY;
     loop {
@@ -141,12 +152,15 @@ pub(super) fn play(
         total += elapsed;
         watch(Step { pages, elapsed: elapsed * 1e3 });
         convergence.observe(pages, Duration::from_secs_f64(elapsed));
-        let last = count(written(elapsed).min(held_to * elapsed));
+        // Until the next harvest, or until the guest stands still.
+        let until = wait();
+        let [pending, last] = written(elapsed, until);
+        let pending = count(pending.min(held_to * elapsed));
+        let last = count(last.min(held_to * (elapsed + until)));
         let late = goal.total.is_some_and(|most| total >= most.as_secs_f64());
-        let time = costs.sending(last as f64);
-        let verdict = convergence.verdict(late, Some(last));
+        let verdict = convergence.verdict(late, Some(pending));
         let foreseen = throttle == Slowing::Foreseen && rounds == FORESEEN && verdict == Verdict::Another;
-        let goes_on = match verdict {
+        let mut goes_on = match verdict {
             Verdict::Another if !foreseen => true,
             Verdict::Another | Verdict::Floor { .. } if throttle != Slowing::Never && !late => {
                 match convergence.slow_down() {
@@ -159,14 +173,26 @@ pub(super) fn play(
             }
             Verdict::Another | Verdict::Floor { .. } | Verdict::Switch => false,
         };
+        let time = costs.sending(last as f64);
+        if !goes_on
+            && called_off < CALLED_OFF
+            && !late
+            && convergence.exceeds_goal(last, Duration::from_secs_f64(until)).is_some()
+        {
+            called_off += 1;
+            convergence.called_off();
+            goes_on = true;
+        }
         if !goes_on {
-            let downtime = (costs.downtime + time).min(FOREVER);
+            let beside = costs.downtime + until + (0..WAITS).map(|_| wait()).sum::<f64>();
+            let downtime = (beside + time).min(FOREVER);
             watch(Step { pages: last, elapsed: time * 1e3 });
             let total = (total + downtime).min(FOREVER);
             let met = downtime <= goal.downtime.as_secs_f64()
                 && goal.total.is_none_or(|most| total <= most.as_secs_f64());
             return Played { rounds: rounds + 1, total, downtime, met };
         }
-        (pages, elapsed) = (last, (costs.round + time).min(FOREVER));
+        total = (total + until).min(FOREVER);
+        (pages, elapsed) = (last, (costs.round + wait() + time).min(FOREVER));
     }
 }

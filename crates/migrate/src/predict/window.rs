@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ringmark_dirty::DirtyPages;
 
+use super::Waits;
+
 /// How many different pages were written in a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -23,6 +25,9 @@ pub struct Sampler {
     /// At each level one window that waits for its other half, twice as long as those of the level below.
     halves: Vec<Option<(Duration, DirtyPages)>>,
     windows: Vec<Window>,
+    /// In seconds, and the time in which they were.
+    late: Vec<f64>,
+    watched: f64,
 }
 
 impl Sampler {
@@ -58,6 +63,18 @@ impl Sampler {
             all.union_with(pages);
         });
         Some(all)
+    }
+
+    /// Whoever measures, and meant to do so `after` so long, did so after `length`.
+    pub fn late(&mut self, after: Duration, length: Duration) {
+        self.late.push(length.saturating_sub(after).as_secs_f64());
+        self.watched += length.as_secs_f64();
+    }
+
+    /// How long a thread waits for a processor, as far as it was seen.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        Waits::of(&self.late, self.watched)
     }
 
     /// All windows so far.

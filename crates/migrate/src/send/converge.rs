@@ -11,7 +11,7 @@ const MOST: u32 = 40;
 
 /// Cuts that are called off because the last set was larger than the goal allows, at most: each stops the guest for a
 /// moment.
-pub(super) const CALLED_OFF: usize = 3;
+pub(crate) const CALLED_OFF: usize = 3;
 
 /// Times that a guest is slowed down by half.
 const SLOWER: u32 = 6;
@@ -104,7 +104,7 @@ impl Convergence {
     }
 
     /// The guest was stopped, and let run on because too much was left.
-    pub(super) fn called_off(&mut self) {
+    pub(crate) fn called_off(&mut self) {
         self.stalled = 0;
     }
 
@@ -134,8 +134,17 @@ impl Convergence {
         u64::try_from(grown).unwrap_or(u64::MAX).min(last.pages.max(1))
     }
 
+    /// The downtime to be expected of a guest that was stopped `ago` and has left `pages`, if that is more than the goal and
+    /// more than was known when it was stopped.
+    pub(crate) fn exceeds_goal(&self, pages: u64, ago: Duration) -> Option<Duration> {
+        // What is still to come beside the pages is taken for another two times there and back.
+        let expected = ago.saturating_add(self.sending(pages)).saturating_add(self.sending(0) * 2);
+        let unforeseen = self.verdict(true, None) == Verdict::Switch;
+        (unforeseen && expected > self.goal).then_some(expected)
+    }
+
     /// How long `pages` take until they are in the destination's memory.
-    pub(super) fn sending(&self, pages: u64) -> Duration {
+    fn sending(&self, pages: u64) -> Duration {
         Duration::from_nanos(self.round.saturating_add(pages.saturating_mul(self.page)))
     }
 

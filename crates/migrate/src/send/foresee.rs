@@ -69,6 +69,7 @@ impl<M: Departing> Departure<'_, M> {
                     Ok(pages) => {
                         written.union_with(&pages);
                         let now = Instant::now();
+                        sampler.late(length, now - last);
                         sampler.push(now - last, pages);
                         last = now;
                     }
@@ -140,6 +141,7 @@ impl<M: Departing> Departure<'_, M> {
             } else {
                 Estimate::around(measured, 0.25)
             },
+            waits: first.sampler.waits(),
             setup: Estimate::exact((self.begun.elapsed() - first.elapsed).as_secs_f64()),
             goal: Goal { downtime: self.options.max_downtime, total: self.options.max_total },
             throttle: self.options.prefer == Prefer::Downtime && self.can_slow(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringmark_track::{Audit, Cut, OpenEpoch, Sealed, Vcpus};
 
-use super::converge::{CALLED_OFF, Verdict};
+use super::converge::CALLED_OFF;
 use super::{DepartError, Departed, Departing, Departure, Prefer, SendProgress, SourceGuest, inquire};
 use crate::handover::SourceDuty;
 use crate::link::Link;
@@ -96,7 +96,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         self.report.downtime_breakdown.save = clock.lap();
         let sealed = cut.seal()?;
         self.report.downtime_breakdown.harvest = clock.lap();
-        if let Some(expected) = self.exceeds_goal(sealed.pages().len(), begun) {
+        if let Some(expected) = self.convergence.exceeds_goal(sealed.pages().len(), begun.elapsed()) {
             if self.report.called_off.len() < CALLED_OFF && !self.is_late() {
                 let pages = sealed.pages().len();
                 let epoch = sealed.call_off()?;
@@ -142,15 +142,6 @@ impl<'a, M: Departing> Departure<'a, M> {
             Message::Failed { reason } => Err(DepartError::Failed(reason)),
             other => Err(DepartError::OutOfTurn(other.name())),
         }
-    }
-
-    /// The downtime to be expected of a guest that was stopped at `begun` and has left `pages`, if that is more than was asked
-    /// for and more than was known when it was stopped.
-    fn exceeds_goal(&self, pages: u64, begun: Instant) -> Option<Duration> {
-        // What is still to come beside the pages is taken for another two times there and back.
-        let expected = begun.elapsed() + self.convergence.sending(pages) + self.convergence.sending(0) * 2;
-        let unforeseen = self.convergence.verdict(true, None) == Verdict::Switch;
-        (unforeseen && expected > self.options.max_downtime).then_some(expected)
     }
 
     /// Tells the destination to run the guest, and finds out whether it does.

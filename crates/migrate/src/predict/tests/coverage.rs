@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::guests::{Guest, MEMORY, Pattern};
-use crate::predict::{Bounds, Conditions, Estimate, Forecast, Goal};
+use super::guests::{Guest, Host, MEMORY, Pattern};
+use crate::predict::{Bounds, Conditions, Estimate, Forecast, Goal, Waits};
 
 /// Migrations of each combination.
 const RUNS: u32 = 30;
@@ -13,6 +13,8 @@ const BANDWIDTHS: [f64; 4] = [800e6, 400e6, 200e6, 100e6];
 const HOT: [u64; 2] = [1_024, 8_192];
 
 pub(super) fn conditions(bandwidth: f64, seed: u64) -> Conditions {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let late: Vec<f64> = (0..32).map(|_| Host::Idle.wait(&mut random)).collect();
     Conditions {
         memory_pages: MEMORY,
         first_bytes: Estimate::exact(MEMORY as f64 * 4096.0),
@@ -22,6 +24,7 @@ pub(super) fn conditions(bandwidth: f64, seed: u64) -> Conditions {
         setup: Estimate::around(0.005, 0.2),
         round: Estimate::around(0.0003, 0.2),
         downtime: Estimate::around(0.001, 0.2),
+        waits: Waits::of(&late, 1.0),
         goal: Goal { downtime: Duration::from_millis(5), total: None },
         throttle: false,
         seed,
@@ -57,16 +60,17 @@ impl Hits {
     }
 }
 
-fn combination(pattern: Pattern, hot: u64, bandwidth: f64, seeds: &mut fastrand::Rng) -> Hits {
+fn combination(pattern: Pattern, host: Host, hot: u64, bandwidth: f64, seeds: &mut fastrand::Rng) -> Hits {
     let mut hits = Hits::default();
     let mut widths = Vec::new();
     for _ in 0..RUNS {
         let seed = seeds.u64(..);
         let mut guest = Guest::new(pattern, hot, RATE, seed);
         let measured = guest.measure();
-        let conditions = conditions(bandwidth, seed);
+        let late: Vec<f64> = (0..32).map(|_| host.wait(seeds)).collect();
+        let conditions = Conditions { waits: Waits::of(&late, 1.0), ..conditions(bandwidth, seed) };
         let prediction = Forecast::new(measured.windows(), &conditions).unwrap().prediction();
-        let (rounds, total, downtime) = guest.migrate(&conditions);
+        let (rounds, total, downtime) = guest.migrate(&conditions, host);
         let within = |bounds: &Bounds, outcome| u32::from(bounds.hold(outcome));
         let middle = prediction.downtime;
         hits.add(Hits {
@@ -85,12 +89,12 @@ fn combination(pattern: Pattern, hot: u64, bandwidth: f64, seeds: &mut fastrand:
     hits
 }
 
-fn all_of(pattern: Pattern) {
+fn all_of(pattern: Pattern, host: Host) {
     let mut all = Hits::default();
     let mut seeds = fastrand::Rng::with_seed(pattern as u64);
     for hot in HOT {
         for bandwidth in BANDWIDTHS {
-            let hits = combination(pattern, hot, bandwidth, &mut seeds);
+            let hits = combination(pattern, host, hot, bandwidth, &mut seeds);
             // Of 30 draws with a chance of nine in ten, fewer than 23 come out once in a hundred times.
             assert!(hits.at_least(23.0 / 30.0), "{pattern:?}, {hot}, {bandwidth}: {hits:?}");
             all.add(hits);
@@ -105,20 +109,25 @@ fn all_of(pattern: Pattern) {
 
 #[test]
 fn of_guests_that_write_uniformly() {
-    all_of(Pattern::Uniform);
+    all_of(Pattern::Uniform, Host::Idle);
 }
 
 #[test]
 fn of_guests_that_write_in_sequence() {
-    all_of(Pattern::Sequential);
+    all_of(Pattern::Sequential, Host::Idle);
 }
 
 #[test]
 fn of_guests_that_write_some_pages_more_than_others() {
-    all_of(Pattern::Zipf);
+    all_of(Pattern::Zipf, Host::Idle);
 }
 
 #[test]
 fn of_guests_that_write_in_bursts() {
-    all_of(Pattern::Bursty);
+    all_of(Pattern::Bursty, Host::Idle);
+}
+
+#[test]
+fn on_hosts_with_more_to_do_than_processors() {
+    all_of(Pattern::Uniform, Host::Busy);
 }

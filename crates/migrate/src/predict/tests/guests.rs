@@ -7,7 +7,7 @@ use ringmark_dirty::{DirtyPages, Gfn, Memslot, SlotId, SlotTable};
 use crate::predict::draw::normal;
 use crate::predict::{Conditions, Sampler};
 use crate::send::ASSUMED_OVERHEAD;
-use crate::send::converge::{Convergence, Verdict};
+use crate::send::converge::{CALLED_OFF, Convergence, Verdict};
 
 /// Pages of memory of every guest.
 pub(super) const MEMORY: u64 = 32_768;
@@ -24,6 +24,22 @@ pub(super) enum Pattern {
     Zipf,
     /// Uniformly, four times as often, in a quarter of the time: bursts of 10 ms on average.
     Bursty,
+}
+
+/// How soon threads get a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Host {
+    /// At once.
+    Idle,
+    /// One in five waits for another's turn of up to 6 ms.
+    Busy,
+}
+
+impl Host {
+    pub(super) fn wait(self, random: &mut fastrand::Rng) -> f64 {
+        let waits = self == Self::Busy && random.f64() < 0.2;
+        if waits { 0.006 * random.f64() } else { 0.000_08 * (0.4 * normal(random)).exp() }
+    }
 }
 
 /// A guest that writes `rate` pages a second over `hot` pages.
@@ -111,7 +127,7 @@ impl Guest {
     }
 
     /// Moves it, and returns the rounds, the total and the downtime in milliseconds.
-    pub(super) fn migrate(&mut self, conditions: &Conditions) -> (f64, f64, f64) {
+    pub(super) fn migrate(&mut self, conditions: &Conditions, host: Host) -> (f64, f64, f64) {
         let mut random = self.random.fork();
         let bandwidth = conditions.bandwidth.draw(&mut random);
         let page_bytes = conditions.page_bytes.draw(&mut random);
@@ -119,19 +135,34 @@ impl Guest {
         let mut total = conditions.setup.draw(&mut random);
         let mut elapsed =
             conditions.round.draw(&mut random) + conditions.first_bytes.draw(&mut random) / bandwidth;
-        let (mut pages, mut rounds) = (MEMORY, 1.0);
+        let (mut pages, mut rounds, mut called_off) = (MEMORY, 1.0, 0);
         loop {
             total += elapsed;
             rounds += 1.0;
             convergence.observe(pages, Duration::from_secs_f64(elapsed));
-            let written = self.run(elapsed).len();
-            let time = written as f64 * page_bytes / bandwidth * (0.01 * normal(&mut random)).exp();
+            let mut written = self.run(elapsed);
+            let pending = written.len();
             let late = conditions.goal.total.is_some_and(|most| total >= most.as_secs_f64());
-            if convergence.verdict(late, Some(written)) != Verdict::Another {
-                let downtime = conditions.downtime.draw(&mut random) + time;
-                return (rounds, (total + downtime) * 1e3, downtime * 1e3);
+            // The next harvest or the standstill.
+            let next = host.wait(&mut random);
+            total += next;
+            written.union_with(&self.run(next));
+            let time = written.len() as f64 * page_bytes / bandwidth * (0.01 * normal(&mut random)).exp();
+            if convergence.verdict(late, Some(pending)) != Verdict::Another {
+                let stopped = Duration::from_secs_f64(next);
+                if late
+                    || called_off == CALLED_OFF
+                    || convergence.exceeds_goal(written.len(), stopped).is_none()
+                {
+                    let waits = (0..3).map(|_| host.wait(&mut random)).sum::<f64>();
+                    let downtime = conditions.downtime.draw(&mut random) + waits + time;
+                    return (rounds, (total + downtime) * 1e3, (next + downtime) * 1e3);
+                }
+                called_off += 1;
+                convergence.called_off();
             }
-            (pages, elapsed) = (written, conditions.round.draw(&mut random) + time);
+            (pages, elapsed) =
+                (written.len(), conditions.round.draw(&mut random) + host.wait(&mut random) + time);
         }
     }
 }

@@ -28,6 +28,7 @@ fn exact(bandwidth: f64, goal: Duration) -> Conditions {
         setup: Estimate::exact(0.0),
         round: Estimate::exact(0.0),
         downtime: Estimate::exact(0.001),
+        waits: Waits::NONE,
         goal: Goal { downtime: goal, total: None },
         throttle: false,
         ..conditions(bandwidth, 7)
@@ -178,13 +179,16 @@ proptest! {
         memory_pages in prop_oneof![any::<u64>(), 0..1_000_000_u64],
         downtime in any::<u64>(),
         total in proptest::option::of(any::<u64>()),
+        late in proptest::collection::vec(any::<f64>(), 0..40),
+        watched in any::<f64>(),
         seed in any::<u64>(),
     ) {
         let [first_bytes, page_bytes, bandwidth, setup, round, fixed] = estimates;
         let goal =
             Goal { downtime: Duration::from_nanos(downtime), total: total.map(Duration::from_millis) };
+        let waits = Waits::of(&late, watched);
         let conditions =
-            Conditions { memory_pages, first_bytes, first_round: None, page_bytes, bandwidth, setup, round, downtime: fixed, goal, throttle: false, seed };
+            Conditions { memory_pages, first_bytes, first_round: None, page_bytes, bandwidth, setup, round, downtime: fixed, waits, goal, throttle: false, seed };
         if let Ok(prediction) = predict(&windows, &conditions) {
             for number in numbers(&prediction) {
                 prop_assert!(number.is_finite() && number >= 0.0, "{number} in {prediction:?}");
