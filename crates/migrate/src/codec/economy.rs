@@ -27,8 +27,9 @@ struct Arm {
 #[derive(Clone, Debug)]
 pub struct Economy {
     arms: Vec<Arm>,
-    /// Nanoseconds of a processor for a byte of pages that are held to send differences to.
+    /// Nanoseconds of a processor for a byte of pages that are held to send differences to, and the runs that were.
     holding: f64,
+    copied: u64,
     /// Nanoseconds for a byte on the wire.
     wire: f64,
     runs: u64,
@@ -44,7 +45,7 @@ impl Economy {
             .filter(|encoding| *encoding == Encoding::Raw || allowed.contains(encoding))
             .map(|encoding| Arm { encoding, work: None, ratio: 1.0 })
             .collect();
-        Self { arms, holding: 0.0, wire: 0.0, runs: 0 }
+        Self { arms, holding: 0.0, copied: 0, wire: 0.0, runs: 0 }
     }
 
     /// The encoding for the next run; `held`: whether the source still has what the destination holds of it.
@@ -68,13 +69,16 @@ impl Economy {
         arm.work.unwrap_or_default() + arm.ratio * self.wire
     }
 
-    /// Whether differences are worth the copies that they are taken against. Until one was tried, nobody knows.
+    /// Whether differences are worth the copies that they are taken against. One that was not tried is taken to cost nothing:
+    /// where the copies alone cost more than to send pages in another way, none need be.
     #[must_use]
     pub fn delta_pays(&self) -> bool {
         let [mut delta, mut other] = [f64::INFINITY; 2];
         for arm in &self.arms {
             match arm {
-                Arm { encoding: Encoding::Delta, work: None, .. } => return true,
+                // One copy may have been made while somebody else had the processor.
+                Arm { encoding: Encoding::Delta, work: None, .. } if self.copied < PROBE => return true,
+                Arm { encoding: Encoding::Delta, work: None, .. } => delta = self.holding,
                 Arm { encoding: Encoding::Delta, .. } => delta = self.cost(arm) + self.holding,
                 Arm { work: Some(_), .. } => other = other.min(self.cost(arm)),
                 Arm { .. } => {}
@@ -86,6 +90,7 @@ impl Economy {
     /// Copies of `pages` bytes took `work` to be made.
     pub fn held(&mut self, pages: usize, work: Duration) {
         let work = work.as_secs_f64() * 1e9 / as_f64(pages).max(1.0);
+        self.copied += 1;
         self.holding += if self.holding == 0.0 { work } else { NEW * (work - self.holding) };
     }
 
@@ -179,6 +184,20 @@ mod tests {
         assert!(!pays(0.3, 300), "a fast link");
         assert!(!pays(1.0, 1000), "dear copies");
         assert!(pays(1.0, 100));
+
+        let untried = |wire: f64, holding: u64| {
+            let mut economy = Economy::new(ALL);
+            economy.encoded(Encoding::Raw, 1000, 1000, Duration::ZERO);
+            economy.sent(1000, Duration::from_secs_f64(wire * 1e-6));
+            for _ in 0..PROBE {
+                if economy.delta_pays() {
+                    economy.held(1000, Duration::from_nanos(holding));
+                }
+            }
+            economy.delta_pays()
+        };
+        assert!(untried(8.0, 1000));
+        assert!(!untried(0.3, 1000), "the copies cost more than the pages");
     }
 
     #[test]
