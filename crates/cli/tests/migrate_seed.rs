@@ -4,7 +4,7 @@
 mod common;
 
 use common::process::{Done, Running};
-use common::{Home, hypervisors, wait_for};
+use common::{Home, hypervisors, kvm, wait_for};
 use ringmark_control::GuestState;
 use serde_json::Value;
 
@@ -22,7 +22,8 @@ fn machine(home: &Home, name: &str, hypervisor: &str, memory: &str) -> Running {
 /// Sends `vm1` to a receiver with `options`, and gives its report and what the receiver said.
 fn arrive(home: &Home, options: &[&str]) -> (Value, Done) {
     let receiver = home.unix_receiver("there", options);
-    let report = home.migrate("vm1", &receiver.address, &["--verify=full"]).succeeded().json();
+    let report =
+        home.migrate("vm1", &receiver.address, &["--memory=copy", "--verify=full"]).succeeded().json();
     home.wait_for_guest("there", GuestState::Paused);
     home.client("there").resume().unwrap();
     home.lives_on("there");
@@ -62,13 +63,29 @@ fn an_old_image_loses_nothing_of_what_was_written_since() {
         home.lives_on("vm1");
         let seed = format!("--seed={}", &taken["image"].as_str().unwrap()[..12]);
         let receiver = home.unix_receiver("there", &[&seed]);
-        let report = home.migrate("vm1", &receiver.address, &["--audit"]).succeeded().json();
+        let report = home.migrate("vm1", &receiver.address, &["--memory=copy", "--audit"]).succeeded().json();
         assert!(of_ram(&report, "transferred") > 0, "{report:#}");
         home.lives_on("there");
         // What arrived is in no image yet, whatever it began with.
         let taken = home.run(&["checkpoint", "there", "--json"]).succeeded().json();
         assert!(taken["parent"].is_null(), "{taken:#}");
     }
+}
+
+/// Memory that is handed over as it is needs no old image, and must not be filled from one: it is the running guest's.
+#[test]
+fn a_seed_is_left_alone_where_memory_is_handed_over() {
+    if !kvm("a_seed_is_left_alone_where_memory_is_handed_over") {
+        return;
+    }
+    let home = Home::new();
+    let _source = machine(&home, "vm1", "kvm", "24M");
+    home.run(&["checkpoint", "vm1"]).succeeded();
+    home.lives_on("vm1");
+    let receiver = home.unix_receiver("there", &["--seed=vm1"]);
+    let report = home.migrate("vm1", &receiver.address, &["--verify=full"]).succeeded().json();
+    assert_eq!((&report["memory"], of_ram(&report, "known")), (&"descriptor".into(), 0), "{report:#}");
+    home.lives_on("there");
 }
 
 #[test]

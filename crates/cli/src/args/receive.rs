@@ -29,7 +29,8 @@ pub(crate) struct ReceiveArgs {
 
     /// An old image of the machine in this side's store, by the machine's name for its newest, or by the image's identity or the
     /// beginning of one: pages that are still as the image has them are not sent. What it is worth is found out page by page, so
-    /// that a wrong or damaged one costs time and nothing else. It is read when the machine is offered, for 15 s at most.
+    /// that a wrong or damaged one costs time and nothing else. It is read when the machine is offered, for 15 s at most; not where
+    /// memory is handed over by descriptor.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) seed: Option<String>,
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 
 use ringmark_control::{Client, Decision, MemoryWish, MigrateRequest};
+use ringmark_migrate::report::MemoryBy;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -29,7 +30,8 @@ pub(crate) fn run(args: &MigrateArgs, as_json: bool, quiet: bool) -> Result {
         }
     };
     let done = client.migrate(&request, shown).map_err(|error| remote::failure(&error))?;
-    if args.resume && !done.report.resumed && !quiet {
+    let anew = done.report.memory == MemoryBy::Copy && !done.report.resumed;
+    if args.resume && anew && !quiet {
         eprintln!("ringmark: the destination held nothing of it any more: all of memory was sent");
     }
     if as_json {

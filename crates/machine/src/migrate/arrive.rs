@@ -99,8 +99,8 @@ impl<F: FnMut() -> Console> Arrivals<F> {
         }
         let console = attended((self.console)()).map_err(|e| failed(CreateError::Thread(e)))?;
         let vcpus = frame.blank(&blueprint, console).map_err(failed)?;
-        // Not of one that is refused, nor where its source could do nothing with the hashes.
-        let seed = self.options.seed.as_ref().filter(|_| offer.takes_hashes);
+        // Not of one that is refused, nor where its source could do nothing with the hashes, nor over memory that is the source's.
+        let seed = self.options.seed.as_ref().filter(|_| offer.takes_hashes && !adopted);
         let seeded = seed.map(|image| seed::fill(&frame.ram, image));
         Ok(Coming {
             seeded,
