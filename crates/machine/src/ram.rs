@@ -113,7 +113,8 @@ impl Ram {
         Ok(())
     }
 
-    /// Whether pages may be written. Their mapping is protected, too, but it is of no avail where a hole is punched in the file.
+    /// Whether pages may be written. Their mapping is protected, too, but that is of no avail where the file is
+    /// written or a hole is punched in it.
     fn writable(&self, slot: SlotId, offset: u64) -> Result<(), MemoryError> {
         // Acquire: pairs with the release of `adopt` and `own`.
         if self.ours.load(Ordering::Acquire) {
@@ -410,6 +411,30 @@ impl Ram {
         self.guest.write_slice(bytes, start).map_err(|e| MemoryError { slot, offset, error: e.into() })
     }
 
+    /// Whole pages of `slot`, from page `offset` on, that arrive from elsewhere, marked as [`write_pages`](Self::write_pages) does.
+    /// Where the memory file is this memory itself they go through it: a page that is not there yet is then neither faulted
+    /// in nor zeroed before it is written, which would cost more than the copy.
+    ///
+    /// # Errors
+    /// If the pages do not lie in the slot, or the file cannot be written.
+    pub(crate) fn fill_pages(&self, slot: SlotId, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        if !matches!(self.backing, Backing::Own(None)) {
+            return self.write_pages(slot, offset, bytes);
+        }
+        let length = bytes.len() as u64;
+        let start = self.place(slot, offset, length).ok_or_else(|| outside(slot, offset))?;
+        self.writable(slot, offset)?;
+        self.file.write_all_at(bytes, start).map_err(|error| MemoryError {
+            slot,
+            offset,
+            error: error.into(),
+        })?;
+        if let Some(log) = self.log.slot(slot) {
+            log.mark(offset << self.layout.page_size().shift(), length);
+        }
+        Ok(())
+    }
+
     /// Makes `count` pages of `slot` from page `first` on zeros: holes stay holes, a long run becomes one, and a short one is
     /// written.
     ///
@@ -598,6 +623,7 @@ mod tests {
         };
         assert_eq!(byte(&ram, 3), 7, "it is the same memory");
         assert!(ram.write_pages(slot, 3, &vec![1; page.len()]).is_err());
+        assert!(ram.fill_pages(slot, 3, &vec![1; page.len()]).is_err());
         assert!(ram.zero_pages(slot, 0, 1).is_err() && ram.zero_pages(slot, 0, 70).is_err());
         // As KVM does for a device, the kernel writes through the mapping.
         let mut zeros = File::open("/dev/zero").unwrap_or_else(|e| panic!("{e}"));
@@ -607,6 +633,28 @@ mod tests {
         ram.own().unwrap_or_else(|e| panic!("{e}"));
         ram.write_pages(slot, 3, &vec![1; page.len()]).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(byte(&source, 3), 1);
+    }
+
+    #[test]
+    fn pages_that_arrive_are_what_the_guest_sees_and_are_marked() {
+        let (ram, slot, size) = of_64_mib();
+        let page = usize::try_from(size.bytes()).unwrap_or(usize::MAX);
+        // In the mapping already.
+        ram.write_pages(slot, 6, &vec![1; page]).unwrap_or_else(|e| panic!("{e}"));
+        ram.fill_pages(slot, 5, &vec![7; 3 * page]).unwrap_or_else(|e| panic!("{e}"));
+        let mut bytes = vec![9; 5 * page];
+        ram.read_pages(slot, 4, &mut bytes).unwrap_or_else(|e| panic!("{e}"));
+        let log = ram.log().slot(slot).unwrap_or_else(|| unreachable!("every slot has one"));
+        for (offset, bytes) in (4..).zip(bytes.chunks(page)) {
+            let arrived = (5..8).contains(&offset);
+            let wanted = if arrived { 7 } else { 0 };
+            assert!(bytes.iter().all(|byte| *byte == wanted), "page {offset}");
+            assert_eq!(log.is_marked(offset << size.shift()), arrived, "page {offset}");
+        }
+        assert!(
+            ram.fill_pages(slot, (64 << 20 >> size.shift()) - 1, &vec![7; 2 * page]).is_err(),
+            "past the end"
+        );
     }
 
     /// As after swapping, or a restart of whoever mapped it: data that this process has not mapped is data.

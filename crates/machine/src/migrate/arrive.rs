@@ -207,10 +207,10 @@ impl<F> fmt::Debug for Arrivals<F> {
     }
 }
 
-/// Pages that arrive are written through the mapping and marked; the machine's first checkpoint is a base in any case.
+/// Pages that arrive are marked; the machine's first checkpoint is a base in any case.
 impl PageStore for crate::Ram {
     fn write(&self, slot: SlotId, first: u64, bytes: &[u8]) -> Result<(), MemoryError> {
-        self.write_pages(slot, first, bytes)
+        self.fill_pages(slot, first, bytes)
     }
 
     fn zero(&self, slot: SlotId, first: u64, count: u64) -> Result<(), MemoryError> {
