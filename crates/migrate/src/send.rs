@@ -5,13 +5,13 @@ mod error;
 mod foresee;
 mod in_place;
 mod inquire;
+mod predicting;
 mod resume;
 mod stream;
 mod switch;
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ringmark_dirty::{DirtyPages, PageSize, SlotTable};
@@ -21,10 +21,10 @@ use crate::codec::{Encoded, Ledger, Seeded, Tally};
 use crate::handover::Source;
 use crate::limit::Limiter;
 use crate::link::{Connector, Link};
-use crate::predict::Prediction;
 use crate::report::{MemoryBy, Report, Round, Throttled, milliseconds};
 use crate::wire::{Encoding, Message, Offer, OfferedSlot, Role, Seed, Session};
 use converge::Convergence;
+use predicting::Predicting;
 use stream::Outgoing;
 
 pub use error::{DepartError, Departed, SourceGuest};
@@ -199,7 +199,7 @@ struct Departure<'a, M> {
     /// What was harvested during the first round, for the second.
     written: Option<DirtyPages>,
     /// Computes a prediction.
-    predicting: Option<JoinHandle<Option<Prediction>>>,
+    predicting: Option<Predicting>,
     /// Dropped, and so released, however the departure ends.
     throttle: Option<Throttle>,
     /// What the destination has of an old image, until the first round is over.

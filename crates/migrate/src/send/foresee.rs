@@ -1,21 +1,20 @@
 //! The first round, which measures the guest while it sends, and what is predicted of the rest.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ringmark_dirty::DirtyPages;
 use ringmark_track::OpenEpoch;
 
+use super::predicting::Predicting;
 use super::{DepartError, Departing, Departure, Prefer};
 use crate::codec::Encoded;
-use crate::predict::{Conditions, Estimate, Goal, Prediction, Sampler, lengths, predict};
+use crate::predict::{Conditions, Estimate, Goal, Sampler, lengths};
 use crate::wire::Encoding;
 
 /// Windows that are measured during the first round, at most: half a second of them.
 const WINDOWS: usize = 64;
-/// The `nice` value of whoever waits for everybody else.
-const LEAST_URGENT: i32 = 19;
 /// How far off the cost of a page may be when it is sent again.
 const SAME: f64 = 0.05;
 /// The same where it may be sent as a difference, or compress better or worse.
@@ -147,25 +146,16 @@ impl<M: Departing> Departure<'_, M> {
             throttle: self.options.prefer == Prefer::Downtime && self.can_slow(),
             ..Conditions::assumed(self.page_size)
         };
-        let windows = first.sampler.windows().to_vec();
-        let predicting = thread::Builder::new().name("predict".into());
-        let foresee = move || {
-            // It computes while the guest may be about to be stopped, and takes nobody's processor then.
-            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LEAST_URGENT);
-            predict(&windows, &conditions).ok()
-        };
-        match predicting.spawn(foresee) {
-            Ok(thread) => self.predicting = Some(thread),
-            Err(error) => tracing::warn!(%error, "nothing is predicted of this migration"),
-        }
+        self.predicting = Some(Predicting::begin(first.sampler.windows().into(), conditions));
     }
 
-    /// Takes the prediction once it is there, or waits for it; whether it came by this.
-    pub(super) fn take_prediction(&mut self, wait: bool) -> bool {
-        let Some(thread) = self.predicting.take_if(|thread| wait || thread.is_finished()) else {
+    /// Takes the prediction once it is there, or where it is wanted now; whether it came by this.
+    pub(super) fn take_prediction(&mut self, wanted: bool) -> bool {
+        let Some(predicting) = self.predicting.take_if(|predicting| wanted || predicting.is_finished())
+        else {
             return false;
         };
-        self.report.prediction = join(thread);
+        self.report.prediction = predicting.end();
         self.report.prediction.is_some()
     }
 
@@ -190,12 +180,5 @@ impl<M: Departing> Departure<'_, M> {
         let remedies = self.report.prediction.as_ref().and_then(|prediction| prediction.remedies);
         let ways = remedies.map(|remedies| remedies.ways()).unwrap_or_default();
         if ways.is_empty() { String::new() } else { format!("It would take {}. ", ways.join(", or ")) }
-    }
-}
-
-fn join(thread: JoinHandle<Option<Prediction>>) -> Option<Prediction> {
-    match thread.join() {
-        Ok(prediction) => prediction,
-        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
