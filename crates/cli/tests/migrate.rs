@@ -169,7 +169,8 @@ fn what_was_predicted_is_shown_beside_what_became_of_it() {
         let home = Home::new();
         let _source = machine(&home, hypervisor);
         let receiver = home.unix_receiver("vm2", &[]);
-        let told = home.run(&["migrate", "vm1", &receiver.address, "--bandwidth=4M"]).succeeded().stdout;
+        let copied = ["migrate", "vm1", &receiver.address, "--memory=copy", "--bandwidth=4M"];
+        let told = home.run(&copied).succeeded().stdout;
         let cells = |what: &str| {
             let line = told.lines().find(|line| line.trim_start().starts_with(what));
             let line = line.unwrap_or_else(|| panic!("nothing is said of {what}: {told}"));

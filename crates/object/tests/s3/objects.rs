@@ -212,9 +212,9 @@ fn claims_hold_while_their_writers_live() {
 fn a_lapsed_claim_is_no_claim() {
     let server = Server::start();
     let limits = Limits {
-        lease: Duration::from_secs(2),
+        lease: Duration::from_secs(5),
         retries: Duration::from_millis(100),
-        request: Duration::from_millis(500),
+        request: Duration::from_secs(2),
     };
     let (ours, theirs) = (server.backend_within(limits), server.backend_within(limits));
     let claim = ours.claim("1f", b"parent").unwrap();
@@ -227,7 +227,11 @@ fn a_lapsed_claim_is_no_claim() {
         true => Fault::Refuse(503),
         false => Fault::None,
     });
-    let dead = || theirs.claims().unwrap().iter().any(|claim| !claim.alive && claim.bytes == b"parent");
+    // On a busy host one answer or another comes too late.
+    let dead = || {
+        let claims = theirs.claims().unwrap_or_default();
+        claims.iter().any(|claim| !claim.alive && claim.bytes == b"parent")
+    };
     wait_for("the claim to lapse", dead);
     assert_eq!(server.loose_parts(), 0, "the upload of the dead writer is aborted");
     assert!(claim.confirm().is_err());
