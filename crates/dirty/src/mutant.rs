@@ -121,6 +121,14 @@ mutants! {
     OlderLayerWins = "older-layer-wins",
     /// `image`: a page of the parent that is stored again replaces one that was put.
     GatheredOverPut = "gathered-over-put",
+    /// `track`: a page that a consumer has acknowledged stays acknowledged when it is harvested again.
+    AcknowledgedForGood = "acknowledged-for-good",
+    /// `migrate`: a page that is written after a round has read it is taken for one that is still to be read.
+    FrontierForgotten = "frontier-forgotten",
+    /// `migrate`: a hole that is filled while a round is under way is taken for a page that is still to be read.
+    HolesAhead = "holes-ahead",
+    /// `migrate`: the guest is stopped, and what was harvested beside the last round is not sent.
+    OwedForgotten = "owed-forgotten",
     /// `image`: an error of a sync is dropped, and the image counts as durable.
     SyncErrorIgnored = "sync-error-ignored",
     /// `image`: an image becomes visible before its data is durable.

@@ -13,7 +13,7 @@ mod seats;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringmark_dirty::DirtyPages;
 use ringmark_guest::{Config, Status};
@@ -240,6 +240,11 @@ impl Machine {
         *state = RunState::Running;
         self.threads.resume();
         Ok(())
+    }
+
+    /// When the first vCPU entered the guest, which is waited for as long as `limit`.
+    pub(crate) fn entered(&self, limit: Duration) -> Option<Instant> {
+        self.threads.entered(limit)
     }
 
     /// A person who has looked at the destination says what becomes of a guest that stands still because it may run there:

@@ -1,11 +1,15 @@
 //! The threads that run vCPUs.
 
+mod entered;
+
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringmark_track::RingFull;
+
+use self::entered::Entered;
 
 use crate::cpu::{Cpu, CpuError, End, Opaque, Return, Wiring};
 use crate::gate::{Gate, Pass, StopTimeout};
@@ -90,6 +94,7 @@ pub(crate) struct CpuThreads {
     cpus: Vec<SharedCpu>,
     kicks: Arc<Vec<Kick>>,
     outcome: Arc<Outcome>,
+    entered: Arc<Entered>,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -101,19 +106,22 @@ impl CpuThreads {
     pub(crate) fn start(seats: Vec<Seat>) -> std::io::Result<Self> {
         let gate = Arc::new(Gate::closed(seats.len()));
         let outcome = Arc::new(Outcome::default());
+        let entered = Arc::new(Entered::default());
         let (mut cpus, mut kicks, mut rings) = (Vec::new(), Vec::new(), Vec::new());
         for seat in seats {
             cpus.push(Arc::new(Mutex::new(seat.cpu)));
             kicks.push(seat.kick);
             rings.push(seat.ring);
         }
-        let threads = Self { gate, cpus, kicks: Arc::new(kicks), outcome, handles: Mutex::new(Vec::new()) };
+        let threads =
+            Self { gate, cpus, kicks: Arc::new(kicks), outcome, entered, handles: Mutex::new(Vec::new()) };
         for (index, ring) in rings.into_iter().enumerate() {
             let thread = CpuThread {
                 cpu: Arc::clone(&threads.cpus[index]),
                 gate: Arc::clone(&threads.gate),
                 kicks: Arc::clone(&threads.kicks),
                 outcome: Arc::clone(&threads.outcome),
+                entered: Arc::clone(&threads.entered),
                 index,
                 ring,
             };
@@ -134,6 +142,11 @@ impl CpuThreads {
     /// Lets every vCPU run.
     pub(crate) fn resume(&self) {
         self.gate.open();
+    }
+
+    /// When the first vCPU entered the guest, which is waited for as long as `limit`.
+    pub(crate) fn entered(&self, limit: Duration) -> Option<Instant> {
+        self.entered.wait(limit)
     }
 
     /// Saves every vCPU's state. The gate must be closed; a vCPU that runs is waited for.
@@ -257,6 +270,7 @@ struct CpuThread {
     gate: Arc<Gate>,
     kicks: Arc<Vec<Kick>>,
     outcome: Arc<Outcome>,
+    entered: Arc<Entered>,
     index: usize,
     ring: VcpuRing,
 }
@@ -271,11 +285,15 @@ impl CpuThread {
     }
 
     fn guest_loop(&self) -> Option<Result<End, RunError>> {
+        let mut entered = false;
         loop {
             // Before the gate: whoever stops the vCPU wakes it, and finds it there.
             self.ring.rest();
             if self.gate.pass() == Pass::End {
                 return None;
+            }
+            if !std::mem::replace(&mut entered, true) {
+                self.entered.note();
             }
             let returned = lock(&self.cpu).run();
             match returned {

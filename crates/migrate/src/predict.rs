@@ -9,8 +9,8 @@
 //!
 //! D(t) is the number of different pages that are written in a time t. For a guest that writes r pages a second uniformly
 //! over W pages it is W(1 − e^(−rt/W)). With p bytes a page on the wire and a bandwidth B, ρ = rp/B, a round of the share x
-//! of W leaves the share 1 − e^(−ρx), and rounds end at the largest fixed point of that: 0 while ρ ≤ 1, 0.58 at 1.5, 0.80
-//! at 2. The downtime is never less than that share takes to be sent, however many rounds there are.
+//! of W leaves the share 1 − e^(−ρx), less what is [spared](crate::send) because it was written before it was read. Rounds end
+//! at the largest fixed point, which is 1 − 1/ρ, or 0 while ρ ≤ 1. The downtime is never less than that share takes to be sent, however many rounds there are.
 //!
 //! Few guests write uniformly, so W and r are reported, and carry the curve beyond what was measured; between the shortest and
 //! the longest window the measured curve itself counts, with its scatter.
@@ -61,6 +61,11 @@ pub struct Conditions {
     pub first_bytes: Estimate,
     /// How long the first round took, where it is over.
     pub first_round: Option<Duration>,
+    /// The share of the first round that follows when the pages that the guest writes are read, on average: 1 where nothing is known
+    /// of it.
+    pub first_rest: f64,
+    /// How many pages the first round left to be sent again, where it is over.
+    pub first_left: Option<u64>,
     /// Bytes on the wire of a page that is sent again.
     pub page_bytes: Estimate,
     /// Bytes a second.
@@ -92,6 +97,8 @@ impl Conditions {
             memory_pages: 0,
             first_bytes: Estimate::exact(0.0),
             first_round: None,
+            first_rest: 1.0,
+            first_left: None,
             page_bytes: Estimate::around(page.bytes() as f64, 0.3),
             bandwidth: Estimate::around(1e9, 0.5),
             setup: Estimate::around(0.005, 0.7),

@@ -1,8 +1,10 @@
 //! The source's side.
 
+pub(crate) mod beside;
 pub(crate) mod converge;
 mod error;
 mod foresee;
+mod frontier;
 mod in_place;
 mod inquire;
 mod options;
@@ -13,6 +15,7 @@ mod switch;
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use ringmark_dirty::{DirtyPages, PageSize, SlotTable};
@@ -24,9 +27,11 @@ use crate::limit::Limiter;
 use crate::link::{Connector, Link};
 use crate::report::{MemoryBy, Report, Round, Throttled, milliseconds};
 use crate::wire::{Message, Offer, OfferedSlot, Role, Seed, Session};
+use beside::Harvested;
 use converge::Convergence;
-use predicting::Predicting;
-use stream::Outgoing;
+use frontier::Frontier;
+use predicting::{Predicting, Wanted};
+use stream::{Order, Outgoing};
 
 pub use error::{DepartError, Departed, SourceGuest};
 pub use inquire::inquire;
@@ -103,6 +108,15 @@ pub struct SendProgress<'a> {
     pub stopped: bool,
 }
 
+/// A round that is over.
+struct Sent {
+    pages: DirtyPages,
+    sent: Encoded,
+    elapsed: Duration,
+    /// How many pages were written meanwhile, where that was measured.
+    written: Option<u64>,
+}
+
 /// Everything that one departure consists of.
 struct Departure<'a, M> {
     machine: &'a M,
@@ -118,8 +132,8 @@ struct Departure<'a, M> {
     begun: Instant,
     report: Report,
     convergence: Convergence,
-    /// What was harvested during the first round, for the second.
-    written: Option<DirtyPages>,
+    /// What was harvested beside the last round, and is still to be sent.
+    owed: DirtyPages,
     /// Computes a prediction.
     predicting: Option<Predicting>,
     /// Dropped, and so released, however the departure ends.
@@ -301,7 +315,7 @@ impl<'a, M: Departing> Departure<'a, M> {
             begun,
             report,
             convergence: Convergence::new(options.max_downtime, ASSUMED_OVERHEAD),
-            written: None,
+            owed: DirtyPages::new(machine.slots()),
             predicting: None,
             throttle: None,
             seeded,
@@ -362,12 +376,12 @@ impl<'a, M: Departing> Departure<'a, M> {
             if let Some(throttle) = self.throttle.as_ref().filter(|throttle| !throttle.is_engaged()) {
                 throttle.measure();
             }
-            let (pages, sent, elapsed) = self.one_round(epoch)?;
-            let pending = epoch.pending();
-            self.convergence.observe(pages.len(), elapsed);
+            let Sent { pages, sent, elapsed, written } = self.one_round(epoch)?;
+            let pending = epoch.pending().map(|pending| pending + self.owed.len());
+            self.convergence.observe(pages.len(), elapsed, written);
             let late = self.is_late();
             let mut verdict = self.convergence.verdict(late, pending);
-            if self.take_prediction(false)
+            if self.take_prediction(Wanted::IfThere)
                 && verdict == converge::Verdict::Another
                 && (self.options.prefer == Prefer::Guest || self.can_slow())
                 && let Some(expected) = self.foreseen_miss()
@@ -383,7 +397,7 @@ impl<'a, M: Departing> Departure<'a, M> {
                 converge::Verdict::Switch => return Ok(()),
                 converge::Verdict::Floor { expected } => {
                     if self.options.prefer == Prefer::Guest {
-                        self.take_prediction(true);
+                        self.take_prediction(Wanted::WithRemedies);
                         return Err(self.goal(expected));
                     }
                     if late || !self.slow_down() {
@@ -396,10 +410,7 @@ impl<'a, M: Departing> Departure<'a, M> {
     }
 
     /// Sends what was written since the last round, or the base.
-    fn one_round(
-        &mut self,
-        epoch: &mut OpenEpoch<'_>,
-    ) -> Result<(DirtyPages, Encoded, Duration), DepartError> {
+    fn one_round(&mut self, epoch: &mut OpenEpoch<'_>) -> Result<Sent, DepartError> {
         let mut pages = epoch.round()?;
         self.report.ram.remaining = pages.len() * self.page_size.bytes();
         if self.report.rounds.is_empty() {
@@ -411,43 +422,45 @@ impl<'a, M: Departing> Departure<'a, M> {
             self.report.ram.remaining = pages.len() * self.page_size.bytes();
             // Holes are looked for after logging was switched on: one that is filled meanwhile is in a later round.
             let holes = self.machine.holes().map_err(DepartError::Holes)?;
-            let mut first = self.first_round(epoch, &pages, &holes)?;
-            let written = std::mem::replace(&mut first.written, DirtyPages::new(self.machine.slots()));
-            self.confirmed(epoch, &pages, Some(&written));
-            self.written = Some(written);
+            let (first, sampler) = self.first_round(epoch, &pages, &holes)?;
             self.seeded = None;
-            let (sent, elapsed) = (first.sent, first.elapsed);
-            self.foresee(first);
-            return Ok((pages, sent, elapsed));
+            self.foresee(&first, &sampler);
+            return Ok(self.sent_beside(epoch, pages, first));
         }
-        if let Some(written) = self.written.take() {
-            pages.union_with(&written);
+        pages.union_with(&self.owed.take());
+        if beside::pays(self.convergence.sending(pages.len())) {
+            let round = self.later_round(epoch, &pages)?;
+            return Ok(self.sent_beside(epoch, pages, round));
         }
         let begun = Instant::now();
-        let sent = self.send(&pages, false).inspect_err(|_| self.partly_confirmed(epoch, None))?;
+        let nothing = self.owed.clone();
+        let sent = self.send(&pages, false).inspect_err(|_| self.partly_confirmed(epoch, &nothing))?;
         let elapsed = begun.elapsed();
-        self.confirmed(epoch, &pages, None);
-        Ok((pages, sent, elapsed))
+        self.confirmed(epoch, &pages, &nothing);
+        Ok(Sent { pages, sent, elapsed, written: None })
     }
 
-    /// A round broke off: the destination holds what it has acknowledged of it.
-    fn partly_confirmed(&self, epoch: &mut OpenEpoch<'_>, since: Option<&DirtyPages>) {
-        self.streams.iter().for_each(|stream| self.confirmed(epoch, stream.confirmed(), since));
+    /// A round has been sent, and what was written meanwhile harvested.
+    fn sent_beside(&mut self, epoch: &mut OpenEpoch<'_>, pages: DirtyPages, round: Harvested) -> Sent {
+        let Harvested { sent, elapsed, owed, written } = round;
+        self.confirmed(epoch, &pages, &owed);
+        self.owed = owed;
+        Sent { pages, sent, elapsed, written: Some(written) }
     }
 
-    /// `pages` have passed a barrier: the destination holds them, but for those that were harvested `since`.
-    fn confirmed(&self, epoch: &mut OpenEpoch<'_>, pages: &DirtyPages, since: Option<&DirtyPages>) {
+    /// A round broke off: the destination holds what it has acknowledged of it, but for those that are owed.
+    fn partly_confirmed(&self, epoch: &mut OpenEpoch<'_>, owed: &DirtyPages) {
+        self.streams.iter().for_each(|stream| self.confirmed(epoch, stream.confirmed(), owed));
+    }
+
+    /// `pages` have passed a barrier: the destination holds them, but for those that are owed.
+    fn confirmed(&self, epoch: &mut OpenEpoch<'_>, pages: &DirtyPages, owed: &DirtyPages) {
         if !self.keeps {
             return;
         }
-        match since {
-            Some(since) => {
-                let mut pages = pages.clone();
-                pages.subtract(since);
-                epoch.acknowledge(self.consumer, &pages);
-            }
-            None => epoch.acknowledge(self.consumer, pages),
-        }
+        let mut pages = pages.clone();
+        pages.subtract(owed);
+        epoch.acknowledge(self.consumer, &pages);
     }
 
     /// The goal is missed by `expected`, and what it would take to meet it.
@@ -482,7 +495,8 @@ impl<'a, M: Departing> Departure<'a, M> {
     fn send(&mut self, pages: &DirtyPages, last: bool) -> Result<Encoded, DepartError> {
         let mut streams = std::mem::take(&mut self.streams);
         let last = last && self.ends_streams;
-        let round = stream::Round { last, ..self.round(pages, None, streams.len()) };
+        let frontier = Frontier::new(self.machine.slots());
+        let round = stream::Round { last, ..self.round(pages, None, &frontier, streams.len()) };
         let sent = Self::send_over(&mut streams, &round);
         self.streams = streams;
         sent
@@ -493,6 +507,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         &'r self,
         pages: &'r DirtyPages,
         holes: Option<&'r DirtyPages>,
+        frontier: &'r Frontier,
         streams: usize,
     ) -> stream::Round<'r> {
         self.limiter.begin();
@@ -502,10 +517,12 @@ impl<'a, M: Departing> Departure<'a, M> {
             holes,
             seeded: self.seeded.as_ref(),
             ledger: &self.ledger,
+            frontier,
             limiter: &self.limiter,
             cancel: self.cancel,
             number: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX).saturating_add(1),
             streams: streams as u64,
+            order: Order::Ascending,
             last: false,
         }
     }
@@ -519,18 +536,20 @@ impl<'a, M: Departing> Departure<'a, M> {
             streams.iter_mut().try_for_each(|stream| stream.settle(round))?;
             return Ok(done);
         }
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                streams.iter_mut().map(|stream| scope.spawn(move || stream.round(round))).collect();
-            threads.into_iter().map(|thread| thread.join()).collect()
-        });
-        for result in results {
-            match result {
-                Ok(sent) => done.add(sent?),
-                Err(panic) => std::panic::resume_unwind(panic),
+        std::thread::scope(|scope| {
+            let (done, ended) = channel();
+            let (first, others) = streams.split_at_mut(1);
+            for stream in others {
+                let done = done.clone();
+                scope.spawn(move || {
+                    // Whoever waits for it outlives this thread.
+                    let _ = done.send(stream.round(round));
+                });
             }
-        }
-        Ok(done)
+            drop(done);
+            let own = first.iter_mut().map(|stream| stream.round(round)).collect::<Vec<_>>();
+            Encoded::sum(own.into_iter().chain(ended))
+        })
     }
 
     fn note(&mut self, pages: &DirtyPages, sent: &Encoded, elapsed: Duration, expected: Duration) {

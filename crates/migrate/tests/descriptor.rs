@@ -351,7 +351,7 @@ fn destinations_that_ask_for_memory_out_of_turn() {
 fn destinations_that_have_memory_and_do_not_run_the_guest() {
     let answers: [(Option<Message>, &str); 3] = [
         (None, "lost"),
-        (Some(Message::Running { resume: 1 }), "`running` out of turn"),
+        (Some(Message::Running { resume: 1, since: 0 }), "`running` out of turn"),
         (Some(Message::Failed { reason: "no registers".into() }), "no registers"),
     ];
     for (answer, word) in answers {

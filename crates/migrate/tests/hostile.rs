@@ -112,7 +112,7 @@ fn destinations_that_are_mad() {
     let (_dir, hasty) = destination(|mut peer| {
         greet(&mut peer);
         if Message::receive(&mut peer).is_ok() {
-            let _ = Message::Running { resume: 0 }.send(&mut peer);
+            let _ = Message::Running { resume: 0, since: 0 }.send(&mut peer);
         }
     });
     assert!(matches!(*sent_to(&hasty).0.error, DepartError::OutOfTurn("running")));

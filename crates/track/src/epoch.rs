@@ -121,7 +121,9 @@ impl<'t> Owned<'t> {
             }
             self.fresh.union_with(collected.reported());
             self.fresh.union_with(collected.suspected());
-            if let Some(acknowledged) = &mut self.acknowledged {
+            if let Some(acknowledged) = &mut self.acknowledged
+                && !mutant::active(Mutant::AcknowledgedForGood)
+            {
                 acknowledged.pages.subtract(collected.reported());
                 acknowledged.pages.subtract(collected.suspected());
             }

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use super::catalogue::Program;
 
 /// The packages whose tests catch mutants. One feature switches the branches of all crates on.
-const PACKAGES: &[&str] = &["ringmark-dirty", "ringmark-track", "ringmark-image", "ringmark-machine"];
+const PACKAGES: &[&str] =
+    &["ringmark-dirty", "ringmark-track", "ringmark-image", "ringmark-machine", "ringmark-migrate"];
 
 /// A line of `cargo --message-format=json`.
 #[derive(Deserialize)]

@@ -48,7 +48,13 @@ const fn image(name: &'static str) -> Catcher {
     Catcher { program: Program::Integration("ringmark-image", "store"), test: name }
 }
 
+/// Guests that move while they write, on the engine.
+const fn beside(name: &'static str) -> Catcher {
+    Catcher { program: Program::Integration("ringmark-migrate", "beside"), test: name }
+}
+
 const LOST: &str = "is lost";
+const NOT_AS_WRITTEN: &str = "is not as it was written last";
 const RACE: &str = "Causality violation";
 
 pub(super) const ENTRIES: &[Entry] = &[
@@ -443,5 +449,33 @@ pub(super) const ENTRIES: &[Entry] = &[
         "a writer that fails takes the image along that it was to go on from",
         image("failing_disk::every_operation_that_fails_fails_the_image"),
         "failed: operation 0",
+    ),
+    entry(
+        Mutant::AcknowledgedForGood,
+        &[],
+        "a page that a destination has acknowledged stays acknowledged when it is written again",
+        track("cut", "a_consumer_goes_on_with_what_it_has_acknowledged"),
+        "assertion",
+    ),
+    entry(
+        Mutant::FrontierForgotten,
+        &[],
+        "a page that is written after a round has read it is taken for one that is still to be read",
+        beside("what_is_written_after_it_was_read_is_sent_again"),
+        NOT_AS_WRITTEN,
+    ),
+    entry(
+        Mutant::HolesAhead,
+        &[],
+        "a hole that is filled while a round is under way is taken for a page that is still to be read",
+        beside("holes_that_are_filled_while_they_are_passed_over_are_sent"),
+        NOT_AS_WRITTEN,
+    ),
+    entry(
+        Mutant::OwedForgotten,
+        &[],
+        "the guest is stopped, and what was harvested beside the last round is not sent",
+        beside("what_was_harvested_beside_the_last_round_is_sent_when_the_guest_stands_still"),
+        NOT_AS_WRITTEN,
     ),
 ];

@@ -1,6 +1,7 @@
 //! A machine arrives.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use ringmark_abi::mem;
 use ringmark_dirty::{DirtyPages, PageSize, SlotId};
@@ -17,10 +18,13 @@ use crate::devices::{Console, attended};
 use crate::layout::RamLayout;
 use crate::machine::blank::{Blueprint, work};
 use crate::machine::frame::{Frame, MachineParts, Vcpus, host_page_size};
-use crate::machine::{CreateError, Machine};
+use crate::machine::{CreateError, Machine, RunState};
 use crate::platform::{self, Hypervisor, HypervisorWish, Shape};
 use crate::ram::Ram;
 use crate::saved::MachineSaved;
+
+/// How long a source waits for the word that its guest runs, at most, until a vCPU has entered it.
+const ENTERING: Duration = Duration::from_millis(100);
 
 /// Which machines are taken, and what becomes of them.
 #[derive(Clone, Debug)]
@@ -192,6 +196,11 @@ impl Arrival for Coming {
             machine.resume()?;
         }
         Ok(machine)
+    }
+
+    fn entered(machine: &Machine) -> Option<Instant> {
+        // Whoever is paused enters nothing.
+        if machine.run_state() == RunState::Running { machine.entered(ENTERING) } else { None }
     }
 }
 

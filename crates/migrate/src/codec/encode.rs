@@ -29,6 +29,19 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// All of them, or the first error.
+    pub(crate) fn sum<E>(shares: impl IntoIterator<Item = Result<Self, E>>) -> Result<Self, E> {
+        // Every one is taken, whatever the others are.
+        let (mut sum, mut failed) = (Self::default(), None);
+        for share in shares {
+            match share {
+                Ok(share) => sum.add(share),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(sum), Err)
+    }
+
     /// Adds another run's.
     pub fn add(&mut self, other: Self) {
         self.zero += other.zero;

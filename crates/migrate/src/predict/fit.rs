@@ -86,18 +86,11 @@ fn range(points: &[(f64, f64)], most: f64) -> Option<(f64, f64)> {
     (seen > 0.0).then(|| (seen, most.max(seen)))
 }
 
-/// The share x of its working set below which no round of a uniform guest comes: the largest x with x = 1 − e^(−ρx).
+/// The share x of its working set below which no round of a uniform guest comes, as long as rounds are long enough to be
+/// harvested beside: 1 − 1/ρ, for a page of the round is owed with a chance of 1 − (1 − e^(−ρx))/ρx and any other with one of
+/// 1 − e^(−ρx).
 #[must_use]
 pub fn floor_share(rho: f64) -> f64 {
-    let excess = |x: f64| -(-rho * x).exp_m1() - x;
-    let (mut low, mut high) = (1e-9, 1.0);
     // Also where ρ is no number.
-    if !(rho > 1.0 && excess(low) > 0.0) {
-        return 0.0;
-    }
-    for _ in 0..60 {
-        let middle = f64::midpoint(low, high);
-        *(if excess(middle) > 0.0 { &mut low } else { &mut high }) = middle;
-    }
-    f64::midpoint(low, high)
+    if rho > 1.0 { 1.0 - 1.0 / rho } else { 0.0 }
 }

@@ -1,14 +1,20 @@
 //! Playing a migration many times.
 
+use std::time::Duration;
+
 use super::curve::{Curve, Drawn};
-use super::draw::normal;
+use super::draw::{count, normal};
 use super::fit::floor_share;
-use super::play::{Costs, Played, Slowing, play};
+use super::play::{Costs, FOREVER, Played, Read, Slowing, play};
 use super::remedy::{self, Remedies};
 use super::{Bounds, Conditions, PredictError, Prediction, Waits};
+use crate::send::beside::interval;
 
 /// Plays: the 5 % at either end are ten of them.
 const PLAYS: usize = 200;
+
+/// So many harvests beside a round are looked at one by one.
+const EACH: f64 = 4.0;
 
 /// Guests are not when they move quite what they were when they were measured: the standard deviation of the logarithm.
 const DRIFT: f64 = 0.03;
@@ -35,14 +41,15 @@ pub(super) struct Future {
 }
 
 impl Future {
-    /// The pages of one round after the other, by their lengths in seconds, and by how much of the guest is held back.
-    fn written(&self, quiet: bool, throttle: f64) -> impl FnMut(f64, f64) -> [f64; 2] {
+    /// What one round after the other leaves, by their lengths in seconds, and by how much of the guest is held back.
+    fn written(&self, quiet: bool, throttle: f64) -> impl FnMut(f64, f64, Read) -> [f64; 2] {
         let mut random = fastrand::Rng::with_seed(self.seed);
-        move |seconds, more| {
+        move |seconds, more, read| {
             let noise = if quiet { 0.0 } else { normal(&mut random) };
             let mood = random.f64();
             let mood = self.mood.unwrap_or(mood);
-            [seconds, seconds + more].map(|time| self.curve.pages(time * (1.0 - throttle), mood, noise))
+            let pages = |time: f64| self.curve.pages(time * (1.0 - throttle), mood, noise);
+            [0.0, more].map(|more| left(seconds, more, read, self.curve.fit.hot, pages))
         }
     }
 
@@ -68,12 +75,45 @@ impl Future {
 
     fn floor(&self) -> (f64, f64) {
         let mood = self.mood.unwrap_or(0.5);
-        self.costs.floor(|seconds| self.curve.pages(seconds, mood, 0.0))
+        let hot = self.curve.fit.hot;
+        self.costs
+            .floor(|seconds, read| left(seconds, 0.0, read, hot, |time| self.curve.pages(time, mood, 0.0)))
     }
 
     fn rho(&self) -> f64 {
         self.curve.fit.rate * self.costs.page_bytes / self.costs.bandwidth
     }
+}
+
+/// Different pages that are to be sent again after a round of so many seconds, or so much later, by a guest that writes `hot` pages
+/// over and over.
+fn left(seconds: f64, more: f64, read: Read, hot: f64, pages: impl Fn(f64) -> f64) -> f64 {
+    match read {
+        Read::Before(share) => pages(seconds * share + more),
+        Read::InTurn(round) => {
+            let between = interval(Duration::from_secs_f64(seconds.clamp(0.0, FOREVER))).as_secs_f64();
+            let (all, spared) = (pages(seconds + more), mean(seconds, between, |time| pages(time + more)));
+            // A page that is not in the round is owed whenever it was written.
+            all - (all - spared).max(0.0) * (round / hot.max(1.0)).min(1.0)
+        }
+    }
+}
+
+/// What is left of a round of so many seconds whose pages are read one after the other, and which is harvested every so often.
+fn mean(seconds: f64, between: f64, pages: impl Fn(f64) -> f64) -> f64 {
+    let harvests = (seconds / between).floor();
+    if harvests <= EACH {
+        // What is read after a harvest and before the next was written, if at all, since the former.
+        let shares = (0..=count(harvests)).map(|harvest| {
+            let since = seconds - harvest as f64 * between;
+            since.min(between) * pages(since)
+        });
+        return shares.sum::<f64>() / seconds.max(f64::MIN_POSITIVE);
+    }
+    // The quadrature of Gauss and Legendre with three points.
+    let ends = 0.5 * 0.6_f64.sqrt();
+    let at = |share: f64| pages(seconds * share + between / 2.0);
+    (5.0 * at(0.5 - ends) + 8.0 * at(0.5) + 5.0 * at(0.5 + ends)) / 18.0
 }
 
 impl Forecast {
@@ -134,7 +174,10 @@ impl Forecast {
             rounds: outcome(&|played| f64::from(played.rounds)).whole(),
             total_time: outcome(&|played| played.total * 1e3),
             downtime: outcome(&|played| played.downtime * 1e3),
-            chance: self.chance(0.0, 1.0, 1.0),
+            chance: match slowing {
+                Slowing::Never => plays.iter().filter(|played| played.met).count() as f64 / PLAYS as f64,
+                Slowing::AtFloor | Slowing::Foreseen => self.chance(0.0, 1.0, 1.0),
+            },
             remedies: None,
             course,
         }

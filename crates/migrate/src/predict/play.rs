@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::draw::count;
 use super::{Conditions, Goal};
 use crate::send::ASSUMED_OVERHEAD;
+use crate::send::beside::pays;
 use crate::send::converge::{CALLED_OFF, Convergence, Verdict};
 
 /// Thirty years: what takes longer does not end.
-const FOREVER: f64 = 1e9;
+pub(super) const FOREVER: f64 = 1e9;
 /// Rounds to the floor, each of which comes closer by a constant factor unless ρ is all but 1.
 const TO_FLOOR: u32 = 200;
 
@@ -24,12 +25,34 @@ pub struct Step {
     pub elapsed: f64,
 }
 
+/// How long ago what a round has sent was read when the round ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Read {
+    /// All of it so long as this share of the round takes.
+    Before(f64),
+    /// So many pages one after the other, while what is written is harvested.
+    InTurn(f64),
+}
+
+impl Read {
+    /// In a round of so many seconds and pages that is not the first.
+    fn of(seconds: f64, pages: f64) -> Self {
+        if pays(Duration::from_secs_f64(seconds.clamp(0.0, FOREVER))) {
+            Self::InTurn(pages)
+        } else {
+            Self::Before(1.0)
+        }
+    }
+}
+
 /// What a migration costs in one play, as in [`Conditions`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Costs {
     memory_pages: u64,
     first_bytes: f64,
     first_round: Option<f64>,
+    first_left: Option<f64>,
+    first_rest: f64,
     pub(super) page_bytes: f64,
     pub(super) bandwidth: f64,
     setup: f64,
@@ -43,6 +66,8 @@ impl Costs {
             memory_pages: of.memory_pages,
             first_bytes: of.first_bytes.value(),
             first_round: of.first_round.map(|time| time.as_secs_f64()),
+            first_left: of.first_left.map(|pages| pages as f64),
+            first_rest: of.first_rest.clamp(0.0, 1.0),
             page_bytes: of.page_bytes.value(),
             bandwidth: of.bandwidth.value().max(1.0),
             setup: of.setup.value(),
@@ -56,6 +81,8 @@ impl Costs {
             memory_pages: of.memory_pages,
             first_bytes: of.first_bytes.draw(random),
             first_round: of.first_round.map(|time| time.as_secs_f64()),
+            first_left: of.first_left.map(|pages| pages as f64),
+            first_rest: of.first_rest.clamp(0.0, 1.0),
             page_bytes: of.page_bytes.draw(random),
             bandwidth: of.bandwidth.draw(random).max(1.0),
             setup: of.setup.draw(random),
@@ -90,11 +117,13 @@ impl Costs {
     }
 
     /// The pages below which no round comes, and the seconds of downtime that they make.
-    pub(super) fn floor(&self, mut written: impl FnMut(f64) -> f64) -> (f64, f64) {
-        let mut pages = written(self.first());
+    pub(super) fn floor(&self, mut written: impl FnMut(f64, Read) -> f64) -> (f64, f64) {
+        let mut pages =
+            self.first_left.unwrap_or_else(|| written(self.first(), Read::Before(self.first_rest)));
         for _ in 0..TO_FLOOR {
             // From above the curve leads down to the greatest of its fixed points.
-            let next = written(self.round + self.sending(pages)).min(pages);
+            let seconds = self.round + self.sending(pages);
+            let next = written(seconds, Read::of(seconds, pages)).min(pages);
             let still = pages - next <= 1e-3 * pages;
             pages = next;
             if still {
@@ -132,13 +161,13 @@ const FORESEEN: u32 = 2;
 /// destination to take the state, and for the source's word and the guest's own threads there.
 const WAITS: usize = 3;
 
-/// Plays a migration of a guest of which `written` says how many pages it writes in so many seconds, and how many until so
-/// many seconds later. `wait` says how long whoever is to do the next step waits for a processor.
+/// Plays a migration of a guest of which `written` says how many pages are left of a round that takes so many seconds, and how
+/// many so many seconds later. `wait` says how long whoever is to do the next step waits for a processor.
 pub(super) fn play(
     costs: &Costs,
     goal: &Goal,
     throttle: Slowing,
-    mut written: impl FnMut(f64, f64) -> [f64; 2],
+    mut written: impl FnMut(f64, f64, Read) -> [f64; 2],
     mut wait: impl FnMut() -> f64,
     mut watch: impl FnMut(Step),
 ) -> Played {
@@ -151,10 +180,14 @@ pub(super) fn play(
         rounds += 1;
         total += elapsed;
         watch(Step { pages, elapsed: elapsed * 1e3 });
-        convergence.observe(pages, Duration::from_secs_f64(elapsed));
+        convergence.observe(pages, Duration::from_secs_f64(elapsed), None);
         // Until the next harvest, or until the guest stands still.
         let until = wait();
-        let [pending, last] = written(elapsed, until);
+        let read = if rounds == 1 { Read::Before(costs.first_rest) } else { Read::of(elapsed, pages as f64) };
+        let [mut pending, mut last] = written(elapsed, until, read);
+        if let Some(left) = costs.first_left.filter(|_| rounds == 1) {
+            (pending, last) = (left, left + last - pending);
+        }
         let pending = count(pending.min(held_to * elapsed));
         let last = count(last.min(held_to * (elapsed + until)));
         let late = goal.total.is_some_and(|most| total >= most.as_secs_f64());

@@ -59,6 +59,8 @@ pub(crate) struct Convergence {
 struct Observed {
     pages: u64,
     elapsed: Duration,
+    /// Pages that were written meanwhile, where that was measured.
+    written: Option<u64>,
 }
 
 impl Convergence {
@@ -78,11 +80,12 @@ impl Convergence {
         }
     }
 
-    /// A round of `pages` took `elapsed` until it was in the destination's memory.
-    pub(crate) fn observe(&mut self, pages: u64, elapsed: Duration) {
+    /// A round of `pages` took `elapsed` until it was in the destination's memory; the guest has written so many meanwhile, where
+    /// that is known.
+    pub(crate) fn observe(&mut self, pages: u64, elapsed: Duration, written: Option<u64>) {
         self.rounds += 1;
         self.before = self.last;
-        self.last = Some(Observed { pages, elapsed });
+        self.last = Some(Observed { pages, elapsed, written });
         let nanos = nanos(elapsed);
         // Of a round of a few pages most is the way there and back; and the first one's holes cost next to nothing.
         if pages > SMALL || self.rounds <= 2 {
@@ -119,11 +122,15 @@ impl Convergence {
         Some(1e9 / as_f64(self.page.max(1)) / f64::from(1_u32 << self.slowed))
     }
 
-    /// Pages that the guest writes in a second: the last round's, in the time of the one before.
+    /// Pages that the guest writes in a second: while the last round was sent, or else the last round's, in the time of the one
+    /// before.
     pub(crate) fn dirty_pages_rate(&self) -> u64 {
-        let (Some(last), Some(before)) = (self.last, self.before) else { return 0 };
-        let nanos = before.elapsed.as_nanos().max(1);
-        u64::try_from(u128::from(last.pages) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
+        let (pages, elapsed) = match (self.last, self.before) {
+            (Some(Observed { written: Some(written), elapsed, .. }), _) => (written, elapsed),
+            (Some(last), Some(before)) => (last.pages, before.elapsed),
+            _ => return 0,
+        };
+        u64::try_from(u128::from(pages) * 1_000_000_000 / elapsed.as_nanos().max(1)).unwrap_or(u64::MAX)
     }
 
     /// How many pages are dirty by now: what the guest wrote while the last round was sent.
@@ -144,7 +151,7 @@ impl Convergence {
     }
 
     /// How long `pages` take until they are in the destination's memory.
-    fn sending(&self, pages: u64) -> Duration {
+    pub(super) fn sending(&self, pages: u64) -> Duration {
         Duration::from_nanos(self.round.saturating_add(pages.saturating_mul(self.page)))
     }
 
@@ -194,7 +201,7 @@ mod tests {
         loop {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of pages")]
             let count = pages as u64;
-            convergence.observe(count, Duration::from_nanos(count * PAGE_NS));
+            convergence.observe(count, Duration::from_nanos(count * PAGE_NS), None);
             let verdict = convergence.verdict(false, None);
             if verdict != Verdict::Another {
                 return (convergence.rounds, count, verdict);

@@ -132,10 +132,11 @@ impl<'a, M: Departing> Departure<'a, M> {
             Err(error) => return Err(self.stay(error)),
         };
         match self.commit() {
-            Ok((SourceDuty::End, resume)) => {
-                let (downtime, total) = (stopped.elapsed(), self.begun.elapsed());
+            Ok((SourceDuty::End, ran)) => {
+                let now = Instant::now() - ran.since;
+                let (downtime, total) = (now - stopped, now - self.begun);
                 standstill.keep();
-                self.conclude(downtime, total, prepared, resume);
+                self.conclude(downtime, total, prepared, ran.resume);
                 watch(&SendProgress { report: &self.report, stopped: true });
                 machine.leave(halted, false);
                 Ok(self.report)

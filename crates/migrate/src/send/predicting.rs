@@ -3,28 +3,54 @@
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crate::predict::{Conditions, Prediction, Window, predict};
-
-/// The `nice` value of whoever waits for everybody else.
-const LEAST_URGENT: i32 = 19;
+use crate::idle::only_when_idle;
+use crate::predict::{Conditions, Forecast, Prediction, Window, predict};
 
 /// What is being predicted.
 ///
 /// While pages are sent and the guest may be about to be stopped, the computation takes nobody's processor. On a host with more to do
 /// than processors it then may not come to run for minutes; once it is waited for, whoever waits computes the same again.
 pub(super) struct Predicting {
-    told: Arc<(Vec<Window>, Conditions)>,
+    told: Arc<Told>,
     /// `None`: there is no thread to be had.
     thread: Option<JoinHandle<Option<Prediction>>>,
 }
 
+struct Told {
+    windows: Vec<Window>,
+    conditions: Conditions,
+}
+
+impl Told {
+    fn predict(&self, wanted: Wanted) -> Option<Prediction> {
+        match wanted {
+            // What it would take to meet the goal costs many times the rest, and a goal that was met or missed needs nothing.
+            Wanted::AtTheEnd => Forecast::new(&self.windows, &self.conditions).ok().map(|f| f.prediction()),
+            Wanted::IfThere | Wanted::WithRemedies => predict(&self.windows, &self.conditions).ok(),
+        }
+    }
+}
+
+/// What a prediction is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// To decide how to go on, if it is there.
+    IfThere,
+    /// To say why the goal is missed, and what it would take.
+    WithRemedies,
+    /// To be compared with what has come of it.
+    AtTheEnd,
+}
+
 impl Predicting {
     pub(super) fn begin(windows: Vec<Window>, conditions: Conditions) -> Self {
-        let told = Arc::new((windows, conditions));
+        let told = Arc::new(Told { windows, conditions });
         let theirs = Arc::clone(&told);
         let thread = thread::Builder::new().name("predict".into()).spawn(move || {
-            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LEAST_URGENT);
-            predict(&theirs.0, &theirs.1).ok()
+            if let Err(error) = only_when_idle() {
+                tracing::debug!(%error, "the prediction competes with the migration");
+            }
+            theirs.predict(Wanted::WithRemedies)
         });
         if let Err(error) = &thread {
             tracing::debug!(%error, "the migration is predicted at its end");
@@ -32,17 +58,18 @@ impl Predicting {
         Self { told, thread: thread.ok() }
     }
 
-    pub(super) fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    /// Whether it can be had now.
+    pub(super) fn is_there(&self, wanted: Wanted) -> bool {
+        wanted != Wanted::IfThere || self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// The prediction; `None` if nothing can be said.
-    pub(super) fn end(self) -> Option<Prediction> {
+    pub(super) fn end(self, wanted: Wanted) -> Option<Prediction> {
         match self.thread.filter(JoinHandle::is_finished).map(JoinHandle::join) {
             Some(Ok(prediction)) => prediction,
             Some(Err(panic)) => std::panic::resume_unwind(panic),
             // The thread ends by itself. All draws come from one seed, so this is what it would say.
-            None => predict(&self.told.0, &self.told.1).ok(),
+            None => self.told.predict(wanted),
         }
     }
 }

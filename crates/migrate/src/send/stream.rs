@@ -10,6 +10,7 @@ use ringmark_dirty::{DirtyPages, PageSize, SlotId, SlotTable};
 use ringmark_track::Memory;
 
 use super::DepartError;
+use super::frontier::Frontier;
 use crate::codec::{Encoded, Encoder, Ledger, Seeded, Tally, hash_content};
 use crate::limit::Limiter;
 use crate::link::Link;
@@ -24,6 +25,14 @@ const WINDOW: u64 = 8 << 20;
 /// Small frames, of zeros and words, are sent together.
 const BUFFER: usize = 64 << 10;
 
+/// In which order the pages of a round are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Ascending,
+    /// In any: which pages are still to be read has nothing to do with which ones the guest writes next, or most.
+    Shuffled,
+}
+
 /// What all streams of a round share.
 pub(super) struct Round<'a> {
     pub(super) memory: &'a dyn Memory,
@@ -33,12 +42,29 @@ pub(super) struct Round<'a> {
     /// What the destination has of an old image.
     pub(super) seeded: Option<&'a Seeded>,
     pub(super) ledger: &'a Ledger,
+    pub(super) frontier: &'a Frontier,
     pub(super) limiter: &'a Limiter,
     pub(super) cancel: &'a AtomicBool,
     pub(super) number: u32,
     pub(super) streams: u64,
+    pub(super) order: Order,
     /// Nothing follows: it is not waited for.
     pub(super) last: bool,
+}
+
+impl Round<'_> {
+    /// The pages that the stream of this number sends, in pieces.
+    fn chunks(&self, stream: u64) -> impl Iterator<Item = (SlotId, Range<u64>)> {
+        let pieces = self.pages.runs().flat_map(|(slot, run)| {
+            let inner = run.start / CHUNK..run.end.div_ceil(CHUNK);
+            inner.map(move |chunk| {
+                (slot, chunk, run.start.max(chunk * CHUNK)..run.end.min((chunk + 1) * CHUNK))
+            })
+        });
+        // A page is always the same stream's, so that a later copy of it never overtakes an earlier one.
+        let own = pieces.filter(move |(_, chunk, _)| chunk % self.streams == stream);
+        own.map(|(slot, _, pages)| (slot, pages))
+    }
 }
 
 /// One stream.
@@ -127,17 +153,19 @@ impl Outgoing {
         // The barrier of the round before has confirmed whatever was sent by then.
         self.unconfirmed.clear();
         drop(self.confirmed.take());
-        for (slot, run) in round.pages.runs() {
-            let mut first = run.start;
-            while first < run.end {
-                // A page is always the same stream's, so that a later copy of it never overtakes an earlier one.
-                let end = run.end.min((first / CHUNK + 1) * CHUNK);
-                if (first / CHUNK) % round.streams == self.index {
-                    done.add(self.chunk(round, slot, first, end - first)?);
-                    self.sent_run(slot, first, end - first);
-                }
-                first = end;
+        let own = round.chunks(self.index);
+        let chunks: Box<dyn Iterator<Item = _>> = match round.order {
+            Order::Ascending => Box::new(own),
+            Order::Shuffled => {
+                let mut chunks: Vec<_> = own.collect();
+                fastrand::shuffle(&mut chunks);
+                Box::new(chunks.into_iter())
             }
+        };
+        for (slot, pages) in chunks {
+            let (first, count) = (pages.start, pages.end - pages.start);
+            done.add(self.chunk(round, slot, first, count)?);
+            self.sent_run(slot, first, count);
         }
         let last = if round.last { LAST } else { 0 };
         frame::send(&mut self.link, Kind::Barrier, &(u64::from(round.number) | last).to_le_bytes())?;
@@ -176,6 +204,8 @@ impl Outgoing {
         if round.cancel.load(Ordering::Relaxed) {
             return Err(DepartError::Cancelled);
         }
+        // Before anything of it is read.
+        round.frontier.reach(slot, first..first + count);
         let is_hole = |page| round.holes.is_some_and(|holes| holes.contains(slot, page));
         if (first..first + count).all(is_hole) {
             return self.zeros(round, slot, first, count);

@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringmark_dirty::mutant::{self, Mutant};
 use ringmark_track::{Audit, Cut, OpenEpoch, Sealed, Vcpus};
 
 use super::converge::CALLED_OFF;
+use super::predicting::Wanted;
 use super::{DepartError, Departed, Departing, Departure, Prefer, SendProgress, SourceGuest, inquire};
 use crate::handover::SourceDuty;
 use crate::link::Link;
@@ -54,12 +56,13 @@ impl<'a, M: Departing> Departure<'a, M> {
                 }
             };
             return match self.commit() {
-                Ok((SourceDuty::End, resume)) => {
-                    let (downtime, total) = (stopped.elapsed(), self.begun.elapsed());
+                Ok((SourceDuty::End, ran)) => {
+                    let now = Instant::now() - ran.since;
+                    let (downtime, total) = (now - stopped, now - self.begun);
                     sealed.stand_still();
                     // Before the machine ends, and with it perhaps whoever says what became of it: this may be waited for.
-                    self.take_prediction(true);
-                    self.conclude(downtime, total, prepared, resume);
+                    self.take_prediction(Wanted::AtTheEnd);
+                    self.conclude(downtime, total, prepared, ran.resume);
                     watch(&SendProgress { report: &self.report, stopped: true });
                     machine.leave(halted, false);
                     Ok(self.report)
@@ -96,9 +99,14 @@ impl<'a, M: Departing> Departure<'a, M> {
         self.report.downtime_breakdown.save = clock.lap();
         let sealed = cut.seal()?;
         self.report.downtime_breakdown.harvest = clock.lap();
-        if let Some(expected) = self.convergence.exceeds_goal(sealed.pages().len(), begun.elapsed()) {
+        // What was harvested beside a round that was the last one is in no other.
+        let mut last = sealed.pages().clone();
+        if !mutant::active(Mutant::OwedForgotten) {
+            last.union_with(&self.owed);
+        }
+        if let Some(expected) = self.convergence.exceeds_goal(last.len(), begun.elapsed()) {
             if self.report.called_off.len() < CALLED_OFF && !self.is_late() {
-                let pages = sealed.pages().len();
+                let pages = last.len();
                 let epoch = sealed.call_off()?;
                 self.convergence.called_off();
                 self.report.called_off.push(CalledOff { pages, elapsed: milliseconds(begun.elapsed()) });
@@ -110,7 +118,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         }
         self.side = self.side.stop();
         let before = self.report.ram.transferred;
-        let sent = self.send(sealed.pages(), true)?;
+        let sent = self.send(&last, true)?;
         let elapsed = clock.lap();
         self.report.downtime_breakdown.pages = elapsed;
         if let Some(rate) = self.options.audit {
@@ -132,7 +140,7 @@ impl<'a, M: Departing> Departure<'a, M> {
         self.asked = true;
         Message::Prepare { state, digest, full_digest, ends_streams: self.ends_streams }
             .send(&mut self.control)?;
-        self.note(sealed.pages(), &sent, Duration::from_secs_f64(elapsed / 1e3), Duration::ZERO);
+        self.note(&last, &sent, Duration::from_secs_f64(elapsed / 1e3), Duration::ZERO);
         self.report.ram.downtime_bytes = self.report.ram.transferred - before;
         self.report.ram.remaining = 0;
         match Message::receive(&mut self.control)? {
@@ -145,12 +153,12 @@ impl<'a, M: Departing> Departure<'a, M> {
     }
 
     /// Tells the destination to run the guest, and finds out whether it does.
-    pub(super) fn commit(&mut self) -> Result<(SourceDuty, u64), DepartError> {
+    pub(super) fn commit(&mut self) -> Result<(SourceDuty, Ran), DepartError> {
         self.side = self.side.commit();
         let silence = match tell(&mut self.control, self.session) {
-            Ok(resume) => {
+            Ok(ran) => {
                 (self.side, _) = self.side.hear(Standing::Running);
-                return Ok((SourceDuty::End, resume));
+                return Ok((SourceDuty::End, ran));
             }
             Err(error) => error,
         };
@@ -162,11 +170,11 @@ impl<'a, M: Departing> Departure<'a, M> {
                 self.side = side;
                 match duty {
                     SourceDuty::CommitAgain => {
-                        let resume = tell(&mut link, self.session)?;
+                        let ran = tell(&mut link, self.session)?;
                         (self.side, _) = self.side.hear(Standing::Running);
-                        Ok(Some((SourceDuty::End, resume)))
+                        Ok(Some((SourceDuty::End, ran)))
                     }
-                    SourceDuty::End | SourceDuty::RunOn => Ok(Some((duty, 0))),
+                    SourceDuty::End | SourceDuty::RunOn => Ok(Some((duty, Ran::default()))),
                     SourceDuty::Ask => Ok(None),
                 }
             });
@@ -182,7 +190,13 @@ impl<'a, M: Departing> Departure<'a, M> {
         }
     }
 
-    pub(super) fn conclude(&mut self, downtime: Duration, total: Duration, prepared: Prepared, resume: u64) {
+    pub(super) fn conclude(
+        &mut self,
+        downtime: Duration,
+        total: Duration,
+        prepared: Prepared,
+        resume: Duration,
+    ) {
         let report = &mut self.report;
         report.status = Status::Completed;
         if let Some(throttle) = self.throttle.as_ref().filter(|throttle| throttle.is_engaged()) {
@@ -192,7 +206,8 @@ impl<'a, M: Departing> Departure<'a, M> {
         report.downtime = milliseconds(downtime);
         let ms = |nanos| milliseconds(Duration::from_nanos(nanos));
         let parts = &mut report.downtime_breakdown;
-        (parts.digest, parts.load, parts.resume) = (ms(prepared.digest), ms(prepared.load), ms(resume));
+        (parts.digest, parts.load, parts.resume) =
+            (ms(prepared.digest), ms(prepared.load), milliseconds(resume));
         let known = parts.kick
             + parts.save
             + parts.harvest
@@ -213,11 +228,25 @@ impl<'a, M: Departing> Departure<'a, M> {
     }
 }
 
+/// When the guest ran at the destination.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ran {
+    /// After it had been told to.
+    pub(super) resume: Duration,
+    /// Before that was heard here.
+    pub(super) since: Duration,
+}
+
 /// Commits, and waits for the word that the guest runs.
-fn tell(link: &mut Link, session: crate::wire::Session) -> Result<u64, DepartError> {
+fn tell(link: &mut Link, session: crate::wire::Session) -> Result<Ran, DepartError> {
+    let told = Instant::now();
     Message::Commit { session }.send(link)?;
     match Message::receive(link)? {
-        Message::Running { resume } => Ok(resume),
+        Message::Running { resume, since } => {
+            let [resume, since] = [resume, since].map(Duration::from_nanos);
+            // Whatever the destination says, the guest has not run there before it was told to.
+            Ok(Ran { resume, since: since.min(told.elapsed()) })
+        }
         other => Err(DepartError::OutOfTurn(other.name())),
     }
 }

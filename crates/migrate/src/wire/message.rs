@@ -300,8 +300,11 @@ pub enum Message {
     },
     /// The guest runs here.
     Running {
-        /// Nanoseconds from the commit to the guest's being told to run.
+        /// Nanoseconds from the commit until the first vCPU entered the guest.
         resume: u64,
+        /// Nanoseconds that the guest had run when this was sent; 0 if that is not known.
+        #[serde(default)]
+        since: u64,
     },
     /// The answer to a question.
     Standing(Standing),
@@ -458,7 +461,7 @@ mod tests {
             Message::Join { token: session },
             Message::Prepared(Prepared { pages: 1, digest: 2, load: 3 }),
             Message::Failed { reason: "no memory".into() },
-            Message::Running { resume: 4 },
+            Message::Running { resume: 4, since: 5 },
             Message::Standing(Standing::Prepared),
         ]
     }

@@ -1,6 +1,7 @@
 //! Where a machine comes in: its name and its socket before its pages.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ringmark_control::Server;
 use ringmark_dirty::DirtyPages;
@@ -94,5 +95,9 @@ impl Arrival for AtDoor {
 
     fn run(self) -> Result<AtHome, BoxError> {
         Ok(AtHome { machine: self.coming.run()?, server: self.server })
+    }
+
+    fn entered(home: &AtHome) -> Option<Instant> {
+        Coming::entered(&home.machine)
     }
 }

@@ -19,6 +19,8 @@ pub(super) fn conditions(bandwidth: f64, seed: u64) -> Conditions {
         memory_pages: MEMORY,
         first_bytes: Estimate::exact(MEMORY as f64 * 4096.0),
         first_round: None,
+        first_rest: 1.0,
+        first_left: None,
         page_bytes: Estimate::around(4_100.0, 0.02),
         bandwidth: Estimate::around(bandwidth, 0.05),
         setup: Estimate::around(0.005, 0.2),

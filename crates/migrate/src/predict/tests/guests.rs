@@ -7,6 +7,7 @@ use ringmark_dirty::{DirtyPages, Gfn, Memslot, SlotId, SlotTable};
 use crate::predict::draw::normal;
 use crate::predict::{Conditions, Sampler};
 use crate::send::ASSUMED_OVERHEAD;
+use crate::send::beside::{interval, pays};
 use crate::send::converge::{CALLED_OFF, Convergence, Verdict};
 
 /// Pages of memory of every guest.
@@ -97,6 +98,38 @@ impl Guest {
         pages
     }
 
+    /// The pages that it writes beside a `round` of so many seconds, but for those that the round reads afterwards.
+    fn run_beside(&mut self, round: &DirtyPages, seconds: f64) -> DirtyPages {
+        let slot = SlotId::new(0, 0);
+        if !pays(Duration::from_secs_f64(seconds)) {
+            return self.run(seconds);
+        }
+        let mut order: Vec<u64> = round.iter().map(|(_, page)| page).collect();
+        // The first is all of memory, and in order; the others are shuffled in chunks of 64 pages.
+        if order.len() as u64 != MEMORY {
+            let mut keys: Vec<u64> = (0..MEMORY / 64).collect();
+            self.random.shuffle(&mut keys);
+            order.sort_by_key(|page| keys[usize::try_from(page / 64).unwrap()]);
+        }
+        let mut unread = round.clone();
+        let (mut passed, mut read, mut owed) = (0.0, 0, DirtyPages::new(&self.table));
+        while passed < seconds {
+            let step = interval(Duration::from_secs_f64(passed)).as_secs_f64().min(seconds - passed);
+            let pages = self.run(step);
+            passed += step;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of pages")]
+            let by_now = ((order.len() as f64 * passed / seconds) as usize).min(order.len());
+            for page in &order[read..by_now] {
+                unread.slot_mut(slot).unwrap().remove(*page);
+            }
+            read = by_now;
+            for (_, page) in pages.iter().filter(|(_, page)| !unread.contains(slot, *page)) {
+                owed.insert(slot, page).unwrap();
+            }
+        }
+        owed
+    }
+
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers of pages")]
     fn write(&mut self, writes: f64, pages: &mut DirtyPages) {
         self.rest += writes;
@@ -135,12 +168,14 @@ impl Guest {
         let mut total = conditions.setup.draw(&mut random);
         let mut elapsed =
             conditions.round.draw(&mut random) + conditions.first_bytes.draw(&mut random) / bandwidth;
-        let (mut pages, mut rounds, mut called_off) = (MEMORY, 1.0, 0);
+        let mut round = DirtyPages::new(&self.table);
+        round.insert_all();
+        let (mut rounds, mut called_off) = (1.0, 0);
         loop {
             total += elapsed;
             rounds += 1.0;
-            convergence.observe(pages, Duration::from_secs_f64(elapsed));
-            let mut written = self.run(elapsed);
+            convergence.observe(round.len(), Duration::from_secs_f64(elapsed), None);
+            let mut written = self.run_beside(&round, elapsed);
             let pending = written.len();
             let late = conditions.goal.total.is_some_and(|most| total >= most.as_secs_f64());
             // The next harvest or the standstill.
@@ -161,8 +196,7 @@ impl Guest {
                 called_off += 1;
                 convergence.called_off();
             }
-            (pages, elapsed) =
-                (written.len(), conditions.round.draw(&mut random) + host.wait(&mut random) + time);
+            (round, elapsed) = (written, conditions.round.draw(&mut random) + host.wait(&mut random) + time);
         }
     }
 }
