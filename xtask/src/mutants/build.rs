@@ -65,7 +65,7 @@ impl Programs {
         }
         programs.add(&mut tests, None)?;
         let mut models = Command::new(env!("CARGO"));
-        models.args(["test", "--no-run", "--locked", "--release", "--target-dir", "target/loom"]);
+        models.args(["test", "--no-run", "--locked", "--target-dir", "target/loom"]);
         models.args(["--package", "ringmark-dirty", "--test", "loom", "--features", "mutants"]);
         models.env("RUSTFLAGS", "--cfg loom");
         programs.add(&mut models, Some(("loom".into(), String::new())))?;
