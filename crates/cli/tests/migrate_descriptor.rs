@@ -4,7 +4,7 @@ mod common;
 
 use common::passage::Passage;
 use common::process::Running;
-use common::{Home, kvm, wait_for};
+use common::{Home, at_once, kvm, wait_for};
 use ringmark_control::GuestState;
 
 const BY_DESCRIPTOR: &str = "--memory=descriptor";
@@ -138,58 +138,52 @@ fn a_link_that_dies_leaves_one_guest() {
     }
     let messages =
         ["offer", "want-memory-file", "memory-file", "accept", "prepare", "prepared", "commit", "running"];
-    for message in messages {
-        for runs in ["vm1", "vm2"] {
-            let home = Home::new();
-            let source = machine(&home);
-            let receiver = home.unix_receiver("vm2", &[]);
-            let cut = Passage::cut(&home, message, &receiver);
-            let sent = home.migrate("vm1", &cut.address, &[BY_DESCRIPTOR]);
-            assert!(cut.is_reached(), "{message}: {sent:#?}");
-            match message {
-                "commit" => {
-                    sent.fails_with_guest(17, "stands still", &["--decide"]);
-                    assert_eq!(home.guest("vm1"), Some(GuestState::Undecided));
-                    home.wait_for_guest("vm2", GuestState::Undecided);
-                    for name in ["vm1", "vm2"] {
-                        assert!(
-                            home.client(name).resume().is_err(),
-                            "{name} was resumed though nobody decided"
-                        );
-                    }
-                    // Its memory may be the other's by now.
-                    assert_ne!(home.run(&["checkpoint", "vm1"]).code, Some(0));
-                    let given_up = if runs == "vm1" { "vm2" } else { "vm1" };
-                    home.run(&["migrate", given_up, "--decide=discard"]).succeeded();
-                    home.run(&["migrate", runs, "--decide=run"]).succeeded();
-                    home.lives_on(runs);
+    // A person may decide for either.
+    let cases = messages.map(|message| (message, "vm1")).into_iter().chain([("commit", "vm2")]);
+    at_once(cases, |(message, runs)| {
+        let home = Home::new();
+        let source = machine(&home);
+        let receiver = home.unix_receiver("vm2", &[]);
+        let cut = Passage::cut(&home, message, &receiver);
+        let sent = home.migrate("vm1", &cut.address, &[BY_DESCRIPTOR]);
+        assert!(cut.is_reached(), "{message}: {sent:#?}");
+        match message {
+            "commit" => {
+                sent.fails_with_guest(17, "stands still", &["--decide"]);
+                assert_eq!(home.guest("vm1"), Some(GuestState::Undecided));
+                home.wait_for_guest("vm2", GuestState::Undecided);
+                for name in ["vm1", "vm2"] {
+                    assert!(home.client(name).resume().is_err(), "{name} was resumed though nobody decided");
                 }
-                "running" => {
-                    sent.fails_with_guest(17, "stands still", &["--decide"]);
-                    home.lives_on("vm2");
-                    assert_eq!(home.guest("vm1"), Some(GuestState::Undecided));
-                    home.run(&["migrate", "vm1", "--decide=discard"]).succeeded();
-                    source.end().succeeded();
-                    home.lives_on("vm2");
-                }
-                "prepared" => {
-                    sent.fails_with_guest(15, "runs on", &["lost"]);
-                    home.lives_on("vm1");
-                    home.wait_for_guest("vm2", GuestState::Undecided);
-                    home.run(&["migrate", "vm2", "--decide=discard"]).succeeded();
-                    home.lives_on("vm1");
-                }
-                _ => {
-                    sent.fails_with_guest(15, "runs on", &[]);
-                    home.lives_on("vm1");
-                    assert_ne!(home.guest("vm2"), Some(GuestState::Running), "{message}");
-                }
+                // Its memory may be the other's by now.
+                assert_ne!(home.run(&["checkpoint", "vm1"]).code, Some(0));
+                let given_up = if runs == "vm1" { "vm2" } else { "vm1" };
+                home.run(&["migrate", given_up, "--decide=discard"]).succeeded();
+                home.run(&["migrate", runs, "--decide=run"]).succeeded();
+                home.lives_on(runs);
             }
-            if message != "commit" {
-                break;
+            "running" => {
+                sent.fails_with_guest(17, "stands still", &["--decide"]);
+                home.lives_on("vm2");
+                assert_eq!(home.guest("vm1"), Some(GuestState::Undecided));
+                home.run(&["migrate", "vm1", "--decide=discard"]).succeeded();
+                source.end().succeeded();
+                home.lives_on("vm2");
+            }
+            "prepared" => {
+                sent.fails_with_guest(15, "runs on", &["lost"]);
+                home.lives_on("vm1");
+                home.wait_for_guest("vm2", GuestState::Undecided);
+                home.run(&["migrate", "vm2", "--decide=discard"]).succeeded();
+                home.lives_on("vm1");
+            }
+            _ => {
+                sent.fails_with_guest(15, "runs on", &[]);
+                home.lives_on("vm1");
+                assert_ne!(home.guest("vm2"), Some(GuestState::Running), "{message}");
             }
         }
-    }
+    });
 }
 
 /// Killed at each message. The memory is there as long as one of them has it.
@@ -198,7 +192,7 @@ fn a_side_that_is_killed_leaves_one_guest() {
     if !kvm("a_side_that_is_killed_leaves_one_guest (by descriptor)") {
         return;
     }
-    for message in ["memory-file", "accept", "prepare", "prepared", "commit", "running"] {
+    at_once(["memory-file", "accept", "prepare", "prepared", "commit", "running"], |message| {
         let home = Home::new();
         let mut source = machine(&home);
         let receiver = home.unix_receiver("vm2", &[]);
@@ -222,9 +216,9 @@ fn a_side_that_is_killed_leaves_one_guest() {
                 assert_eq!(home.guest("vm2"), None, "{message}: half a machine answers");
             }
         }
-    }
+    });
     // A destination that is killed when it runs the guest takes it with it, as any process does.
-    for message in ["memory-file", "accept", "prepare", "prepared", "commit"] {
+    at_once(["memory-file", "accept", "prepare", "prepared", "commit"], |message| {
         let home = Home::new();
         let _source = machine(&home);
         let mut receiver = home.unix_receiver("vm2", &[]);
@@ -243,5 +237,5 @@ fn a_side_that_is_killed_leaves_one_guest() {
         let again = home.unix_receiver("vm2", &[]);
         home.migrate("vm1", &again.address, &[BY_DESCRIPTOR]).succeeded();
         home.lives_on("vm2");
-    }
+    });
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::migration::Cut;
 use common::process::Running;
-use common::{Home, hypervisors, wait_for};
+use common::{Home, at_once, hypervisors, wait_for};
 use ringmark_control::GuestState;
 
 /// Slow enough that whatever a test does happens while pages travel.
@@ -58,7 +58,7 @@ fn a_source_that_is_killed_leaves_nothing_at_its_destination() {
 #[test]
 fn a_link_that_dies_leaves_one_guest() {
     for hypervisor in hypervisors("a_link_that_dies_leaves_one_guest") {
-        for message in ["offer", "accept", "join", "prepare", "prepared", "commit", "running"] {
+        at_once(["offer", "accept", "join", "prepare", "prepared", "commit", "running"], |message| {
             let home = Home::new();
             let source = home.small_machine(hypervisor);
             let receiver = home.receiver("vm2", "tcp:127.0.0.1:0", &[]);
@@ -101,7 +101,7 @@ fn a_link_that_dies_leaves_one_guest() {
                     assert_ne!(home.guest("vm2"), Some(GuestState::Running), "{message}");
                 }
             }
-        }
+        });
     }
 }
 
@@ -111,7 +111,7 @@ fn a_side_that_is_killed_in_the_undecided_instant_leaves_the_other_to_a_person()
     for hypervisor in
         hypervisors("a_side_that_is_killed_in_the_undecided_instant_leaves_the_other_to_a_person")
     {
-        for killed in ["source", "destination"] {
+        at_once(["source", "destination"], |killed| {
             let home = Home::new();
             let mut source = home.small_machine(hypervisor);
             let mut receiver = home.receiver("vm2", "tcp:127.0.0.1:0", &[]);
@@ -127,6 +127,6 @@ fn a_side_that_is_killed_in_the_undecided_instant_leaves_the_other_to_a_person()
             };
             home.run(&["migrate", left, "--decide=run"]).succeeded();
             home.lives_on(left);
-        }
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! Every interleaving and every memory order that the C11 model allows, for small cases.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p ringmark-dirty --release --test loom`
+//! `RUSTFLAGS="--cfg loom" cargo test -p ringmark-dirty --test loom`
 //!
 //! Under loom each access to an entry's payload is also held to the rules of plain memory, so a model fails when a
 //! release or acquire is missing even where no wrong value can be observed. The tests named `weak_…` are controls:

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::build::Programs;
+use super::build::{self, Programs};
 use super::catalogue::Program;
 use super::run::{self, Ended};
 
@@ -30,11 +30,11 @@ const LIMIT: Duration = Duration::from_secs(1200);
 /// Runs the models and the explorer.
 pub(super) fn measure(programs: &Programs) -> anyhow::Result<Figures> {
     eprintln!("the models and the explorer");
-    let models = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--locked", "--package", "ringmark-model"])
+    let models = build::models()?;
+    let models = Command::new(&models)
         .stderr(Stdio::inherit())
         .output()
-        .context("cargo cannot be run")?;
+        .with_context(|| format!("{} cannot be run", models.display()))?;
     if !models.status.success() {
         bail!("a model does not hold:\n{}", String::from_utf8_lossy(&models.stdout));
     }

@@ -84,7 +84,7 @@ fn states(figures: &Figures) -> String {
     }
     text.push_str(
         "\nThe ring, the bitmap, the swap of an epoch with its rollback, and the hand-over of a full ring while the guest is being \
-         stopped are checked with loom\n(`RUSTFLAGS=\"--cfg loom\" cargo test -p ringmark-dirty --release --test loom --target-dir target/loom`); \
+         stopped are checked with loom\n(`RUSTFLAGS=\"--cfg loom\" cargo test -p ringmark-dirty --test loom --target-dir target/loom`); \
          its controls leave one ordering out and must fail.\n\n\
          ## Schedules of the real thing\n\nThe tracker against the engine, every order of the events of small scenarios, each played from \
          a new VM; faults of real kernels are events like others. After each durable cut the image is compared with memory, and the engine \

@@ -150,6 +150,16 @@ pub(crate) fn hypervisors(test: &str) -> Vec<&'static str> {
     if kvm(&format!("{test} (on KVM)")) { vec!["kvm", "engine"] } else { vec!["engine"] }
 }
 
+/// `test` with each of `cases`, on a thread each: for those that mostly wait, until a peer that is gone is given up.
+pub(crate) fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
+    let test = &test;
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || test(case));
+        }
+    });
+}
+
 /// Waits until `what` gives something.
 pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
