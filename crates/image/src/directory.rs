@@ -5,8 +5,10 @@
 //! under `writers` that it keeps locked: the lock is free when the writer is dead, however it died.
 
 mod claims;
+mod direct;
 mod disk;
 mod founding;
+mod stream;
 mod upload;
 
 use std::fs::{self, File, OpenOptions};

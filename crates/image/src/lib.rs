@@ -34,6 +34,7 @@
 //! of what differs. [`Verifier`] checks without restoring. No length, count, offset or order that was read is used before
 //! it is checked.
 
+mod aligned;
 mod backend;
 mod directory;
 mod error;

@@ -11,6 +11,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::direct;
+
 /// What a store asks of the file system when it changes something.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Creates the directory `path`, for the owner only.
@@ -51,6 +53,13 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// As `write(2)`; some of the bytes may have been written.
     fn append(&self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Appends all of `pieces` past the page cache, or says with `false` that the file system cannot, and appends nothing.
+    /// Pieces begin in memory at multiples of 4096, and all lengths, the file's included, are such.
+    ///
+    /// # Errors
+    /// As `write(2)`; some of the bytes may have been written.
+    fn append_direct(&self, pieces: &[&[u8]]) -> io::Result<bool>;
 
     /// Starts to write `len` bytes from `offset` on to the disk, so that [`sync`](Self::sync) has less left to do.
     ///
@@ -96,6 +105,10 @@ impl Disk for RealDisk {
 impl DiskFile for File {
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         (&mut &*self).write_all(bytes)
+    }
+
+    fn append_direct(&self, pieces: &[&[u8]]) -> io::Result<bool> {
+        direct::append(self, pieces)
     }
 
     fn start_sync(&self, offset: u64, len: u64) -> io::Result<()> {

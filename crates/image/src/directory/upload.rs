@@ -2,17 +2,12 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use ringmark_dirty::mutant::{self, Mutant};
 
-use super::disk::DiskFile;
+use super::stream::Stream;
 use super::{Directory, PART};
-use crate::backend::{Durability, Upload};
-
-/// Bytes after which the disk is told to begin: enough for it to work at full speed, little enough that the last sync,
-/// which a checkpoint waits for, has not much left to do.
-const START_SYNC: u64 = 8 << 20;
+use crate::backend::Upload;
 
 #[derive(Debug)]
 pub(super) struct FileUpload {
@@ -20,9 +15,7 @@ pub(super) struct FileUpload {
     /// The file's final name.
     path: PathBuf,
     part: PathBuf,
-    file: Arc<dyn DiskFile>,
-    written: u64,
-    started: u64,
+    stream: Stream,
     committed: bool,
 }
 
@@ -32,20 +25,14 @@ impl FileUpload {
         part.push(PART);
         let part = PathBuf::from(part);
         let file = directory.disk.create(&part)?;
-        Ok(Self { directory, path, part, file, written: 0, started: 0, committed: false })
+        let stream = Stream::new(file, directory.durability);
+        Ok(Self { directory, path, part, stream, committed: false })
     }
 }
 
 impl Upload for FileUpload {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.append(bytes)?;
-        self.written += bytes.len() as u64;
-        let behind = self.written - self.started;
-        if behind >= START_SYNC && self.directory.durability == Durability::Full {
-            self.file.start_sync(self.started, behind)?;
-            self.started = self.written;
-        }
-        Ok(())
+        self.stream.append(bytes)
     }
 
     fn commit(mut self: Box<Self>) -> io::Result<()> {
@@ -53,11 +40,10 @@ impl Upload for FileUpload {
         if early {
             self.directory.disk.rename(&self.part, &self.path)?;
         }
-        if self.directory.durability == Durability::Full {
-            let synced = self.file.sync();
-            if !mutant::active(Mutant::SyncErrorIgnored) {
-                synced?;
-            }
+        self.stream.finish()?;
+        let synced = self.stream.sync();
+        if !mutant::active(Mutant::SyncErrorIgnored) {
+            synced?;
         }
         if !early {
             self.directory.disk.rename(&self.part, &self.path)?;

@@ -8,6 +8,7 @@ use super::encode::extent_pages;
 use super::gather::gather;
 use super::output::{Output, Setting, stretches};
 use super::upkeep::Upkeep;
+use crate::aligned::Aligned;
 use crate::format::node::FANOUT;
 use crate::{Image, ImageError, Layout};
 
@@ -44,7 +45,7 @@ pub(crate) enum Item {
 pub(crate) struct Batch {
     page_bytes: usize,
     extent_pages: usize,
-    data: Vec<u8>,
+    data: Aligned,
     /// Whether there is a parent.
     increment: bool,
     items: Vec<Item>,
@@ -54,20 +55,22 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(layout: &Layout, increment: bool) -> Self {
+    /// With the first byte of what is put at `phase` in memory.
+    pub(crate) fn new(layout: &Layout, increment: bool, phase: usize) -> Self {
         Self {
             page_bytes: layout.page_bytes(),
             extent_pages: extent_pages(layout.page_size()).into(),
             increment,
-            data: Vec::new(),
+            data: Aligned::new(BYTES.max(layout.page_bytes()), phase),
             items: Vec::new(),
             outputs: Vec::new(),
             gathered: Vec::new(),
         }
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.data.clear();
+    /// Empties the batch. Where its bytes will lie at `phase` in a pack, too, they can go to a disk from where they are.
+    pub(crate) fn clear(&mut self, phase: usize) {
+        self.data.restart(phase);
         self.items.clear();
     }
 
@@ -77,23 +80,20 @@ impl Batch {
 
     pub(crate) fn is_full(&self) -> bool {
         let items = if self.increment { MAX_GROUPS } else { MAX_ITEMS };
-        self.data.len() + self.page_bytes > BYTES.max(self.page_bytes) || self.items.len() >= items
+        self.data.room() < self.page_bytes || self.items.len() >= items
     }
 
     /// Takes pages from the front of `bytes`, the first of them number `first`, until the batch is full; returns how
     /// many, and the rest of the bytes.
     pub(crate) fn fill<'b>(&mut self, first: u64, bytes: &'b [u8]) -> (u64, &'b [u8]) {
-        if self.data.capacity() == 0 {
-            self.data.reserve_exact(BYTES.max(self.page_bytes));
-        }
         let (mut number, mut rest) = (first, bytes);
         while !rest.is_empty() && !self.is_full() {
             let in_leaf = number % FANOUT;
-            let room = BYTES.max(self.page_bytes) - self.data.len();
+            let room = self.data.room();
             let pages = (FANOUT - in_leaf).min((room.min(rest.len()) / self.page_bytes) as u64);
             let (now, behind) = rest.split_at(usize::try_from(pages).unwrap_or_default() * self.page_bytes);
             self.enter(number / FANOUT, bits(in_leaf, pages));
-            self.data.extend_from_slice(now);
+            self.data.extend(now);
             (number, rest) = (number + pages, behind);
         }
         (number - first, rest)
@@ -129,7 +129,7 @@ impl Batch {
         let (page_bytes, extent_pages) = (self.page_bytes, self.extent_pages);
         let setting = Setting { page_bytes, extent_pages, parent, seed, upkeep };
         self.outputs.resize_with(self.items.len().max(self.outputs.len()), Output::default);
-        let data = &self.data;
+        let data = &*self.data;
         self.items.par_iter().zip(&mut self.outputs).for_each(|(item, output)| {
             if let Item::Pages(group) = item {
                 match output.look(group, data, &setting) {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::aligned::BLOCK;
 use crate::backend::Upload;
 use crate::format::blocks::{self, Block, BlockKind};
 use crate::format::header;
@@ -78,6 +79,13 @@ impl PackWriter {
             self.send(&head)?;
         }
         Ok((number, self.open.as_ref().map_or(0, |open| open.offset)))
+    }
+
+    /// Where blocks come to lie in a pack, of a block of the disk: those to come, too, as long as what is written are
+    /// whole pages.
+    pub(crate) fn phase(&self) -> usize {
+        let offset = self.open.as_ref().map_or(header::LEN as u64, |open| open.offset);
+        usize::try_from(offset % BLOCK as u64).unwrap_or_default()
     }
 
     /// Appends a block whose bytes have the hash `hash`. Returns the number of its pack, and its offset there.

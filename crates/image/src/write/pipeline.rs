@@ -15,6 +15,7 @@ use super::pack::PackWriter;
 use super::table::{Homes, PageTable};
 use super::upkeep::Upkeep;
 use crate::format::blocks::BlockKind;
+use crate::format::header;
 use crate::format::meta::{Digest, StateRecord};
 use crate::format::node::{Extent, Hash};
 use crate::{Image, Layout, WriteError};
@@ -82,7 +83,7 @@ impl Pipeline {
         let (emptied, empty) = sync_channel::<Batch>(BATCHES);
         for _ in 1..BATCHES {
             // The channel has room for all of them.
-            let _ = emptied.try_send(Batch::new(layout, increment));
+            let _ = emptied.try_send(Batch::new(layout, increment, header::LEN));
         }
         let of_encoder = Arc::clone(&shared);
         let encoder = Builder::new().name("image-encode".to_owned()).spawn(move || {
@@ -110,7 +111,7 @@ impl Pipeline {
                     of_writer.fail(error);
                 }
                 if let Job::Batch(mut batch) = job {
-                    batch.clear();
+                    batch.clear(complete.packs.phase());
                     // The writer is gone if nobody takes it.
                     let _ = emptied.try_send(batch);
                 }
@@ -119,7 +120,7 @@ impl Pipeline {
         })?;
         Ok(Self {
             shared,
-            batch: Batch::new(layout, increment),
+            batch: Batch::new(layout, increment, header::LEN),
             full: Some(full),
             empty,
             encoder: Some(encoder),

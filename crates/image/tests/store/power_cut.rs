@@ -71,6 +71,11 @@ impl DiskFile for RecordedFile {
         self.2.append(bytes)
     }
 
+    fn append_direct(&self, pieces: &[&[u8]]) -> io::Result<bool> {
+        self.0.note(Op::Append(self.1.clone(), pieces.concat()));
+        self.2.append_direct(pieces)
+    }
+
     fn start_sync(&self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }

@@ -173,6 +173,18 @@ impl DiskFile for FaultyFile {
         }
     }
 
+    fn append_direct(&self, pieces: &[&[u8]]) -> io::Result<bool> {
+        match self.disk.fate(Operation::Append) {
+            Fate::Whole => self.file.append_direct(pieces),
+            Fate::Half(error) => {
+                // Some of the bytes may have been written.
+                let _ = self.file.append_direct(&pieces[..pieces.len().div_ceil(2)]);
+                Err(error)
+            }
+            Fate::Nothing(error) => Err(error),
+        }
+    }
+
     fn start_sync(&self, offset: u64, len: u64) -> io::Result<()> {
         self.file.start_sync(offset, len)
     }

@@ -26,6 +26,8 @@ pub(crate) struct FaultyDisk {
     count: AtomicU64,
     at: u64,
     fault: Fault,
+    /// Whether it is a disk without direct writes.
+    refuses_direct: bool,
     /// Names of the operations so far.
     pub(crate) log: Mutex<Vec<String>>,
 }
@@ -33,7 +35,16 @@ pub(crate) struct FaultyDisk {
 impl FaultyDisk {
     /// Strikes at operation `at`; the first is 0.
     pub(crate) fn new(at: u64, fault: Fault) -> Arc<Self> {
-        Arc::new(Self { count: AtomicU64::new(0), at, fault, log: Mutex::new(Vec::new()) })
+        Arc::new(Self::of(at, fault, false))
+    }
+
+    /// As [`new`](Self::new), without direct writes.
+    pub(crate) fn without_direct_writes(at: u64, fault: Fault) -> Arc<Self> {
+        Arc::new(Self::of(at, fault, true))
+    }
+
+    const fn of(at: u64, fault: Fault, refuses_direct: bool) -> Self {
+        Self { count: AtomicU64::new(0), at, fault, refuses_direct, log: Mutex::new(Vec::new()) }
     }
 
     /// Never strikes.
@@ -60,7 +71,7 @@ impl FaultyDisk {
             Fault::KillBefore if number == self.at => die(),
             Fault::KillWithin if number == self.at => {
                 half();
-                if name != "append" {
+                if !name.starts_with("append") {
                     drop(whole());
                 }
                 die()
@@ -68,6 +79,17 @@ impl FaultyDisk {
             _ => whole(),
         }
     }
+}
+
+/// The first half of what is in `pieces`, in whole blocks.
+fn halves<'a>(pieces: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let mut left = pieces.iter().map(|piece| piece.len()).sum::<usize>() / 8192 * 4096;
+    let half = |piece: &&'a [u8]| {
+        let now = &piece[..piece.len().min(left)];
+        left -= now.len();
+        now
+    };
+    pieces.iter().map(half).filter(|piece| !piece.is_empty()).collect()
 }
 
 fn die() -> ! {
@@ -115,6 +137,14 @@ impl DiskFile for FaultyFile {
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let half = || drop(self.file.append(&bytes[..bytes.len() / 2]));
         self.disk.step("append", &self.path, half, || self.file.append(bytes))
+    }
+
+    fn append_direct(&self, pieces: &[&[u8]]) -> io::Result<bool> {
+        if self.disk.refuses_direct {
+            return Ok(false);
+        }
+        let half = || drop(self.file.append_direct(&halves(pieces)));
+        self.disk.step("append_direct", &self.path, half, || self.file.append_direct(pieces))
     }
 
     fn start_sync(&self, offset: u64, len: u64) -> io::Result<()> {
