@@ -28,6 +28,7 @@ mod measure;
 mod outlook;
 mod play;
 mod remedy;
+mod rest;
 mod sample;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use measure::{MeasureError, measure};
 pub use outlook::Outlook;
 pub use play::Step;
 pub use remedy::Remedies;
+pub use rest::rest;
 pub use sample::{Sampled, sample};
 pub use waits::Waits;
 pub use window::{Sampler, Window};

@@ -136,6 +136,10 @@ const NOTHING: u8 = 0;
 const JOINED: u8 = 1;
 const CONFIRMED: u8 = 2;
 
+/// How the frame begins by which a destination confirms a round: its kind and its length. Acknowledgements of pages within the
+/// round are of another kind.
+const BARRIER: [u8; 8] = [4, 0, 0, 0, 8, 0, 0, 0];
+
 /// Whether there is a message of this name: the one key of its map, which is short, is its length and its text.
 fn has_message(bytes: &[u8], name: &[u8]) -> bool {
     let length = 0x60 + u8::try_from(name.len()).unwrap();
@@ -156,9 +160,8 @@ impl Line {
                 }
                 false
             }
-            // The first that a destination says on a connection for pages: few pages make one acknowledgement, the round's.
             (Death::SecondRound, false) => {
-                if stage == JOINED {
+                if stage == JOINED && bytes.windows(BARRIER.len()).any(|found| found == BARRIER) {
                     seen.store(CONFIRMED, Ordering::SeqCst);
                 }
                 false

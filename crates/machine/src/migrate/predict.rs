@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ringmark_dirty::DirtyPages;
 use ringmark_migrate::predict::{
     Conditions, Estimate, Goal, MeasureError, PredictError, Prediction, Remedies, Sampler, measure, predict,
-    sample,
+    rest, sample,
 };
 use ringmark_migrate::send::SendOptions;
 use ringmark_track::{Memory, MemoryError};
@@ -187,6 +187,7 @@ impl Machine {
         let conditions = Conditions {
             memory_pages: self.ram.slots().total_pages(),
             first_bytes: once.estimate(all * rate, ONCE),
+            first_rest: rest(&present, &written),
             page_bytes: again.estimate(again.bytes, AGAIN),
             bandwidth: Estimate::around(rate, spread),
             setup: later(assumed.setup, SETUP_TRIPS * trip),
