@@ -47,7 +47,6 @@
 pub mod address;
 pub mod codec;
 pub mod handover;
-mod idle;
 pub mod limit;
 pub mod link;
 pub mod memory_file;

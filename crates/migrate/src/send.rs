@@ -381,7 +381,7 @@ impl<'a, M: Departing> Departure<'a, M> {
             self.convergence.observe(pages.len(), elapsed, written);
             let late = self.is_late();
             let mut verdict = self.convergence.verdict(late, pending);
-            if self.take_prediction(Wanted::IfThere)
+            if self.report.rounds.is_empty()
                 && verdict == converge::Verdict::Another
                 && (self.options.prefer == Prefer::Guest || self.can_slow())
                 && let Some(expected) = self.foreseen_miss()

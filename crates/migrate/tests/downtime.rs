@@ -88,7 +88,8 @@ fn the_vcpu_that_writes_is_slowed_down_and_the_other_is_not() {
     let report = sent.unwrap();
     let [fast, slow] = report.throttle.vcpus[..] else { panic!("{report:?}") };
     assert!(fast.rested > 0.0 && fast.share > 0.0 && fast.quota.is_some(), "{fast:?}");
-    assert_eq!((slow.rested, slow.quota), (0.0, None), "it stays below its share by itself");
+    // Not at all, but for what a busy machine makes of its bursts.
+    assert!(slow.rested < 0.01 && slow.quota.is_none(), "it stays below its share by itself: {slow:?}");
     // A round before which the sender was late holds more than others.
     let least = report.rounds.iter().map(|round| round.pages).min().unwrap();
     assert!(least < FAST.hot / 2, "without a throttle nearly all hot pages are in every round: {report:?}");

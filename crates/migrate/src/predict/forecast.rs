@@ -183,6 +183,15 @@ impl Forecast {
         }
     }
 
+    /// Seconds of the shortest downtime that rounds can lead to, and of the whole migration, where everything comes as expected.
+    #[must_use]
+    pub fn expected(&self) -> (f64, f64) {
+        let (written, wait) = (self.middle.written(true, 0.0), self.conditions.waits.middle());
+        let goal = &self.conditions.goal;
+        let played = play(&self.middle.costs, goal, Slowing::Never, written, || wait, |_| {});
+        (self.middle.floor().1, played.total)
+    }
+
     /// What it would take to meet the goal in nine of ten migrations.
     #[must_use]
     pub fn remedies(&self) -> Remedies {

@@ -118,8 +118,8 @@ impl Costs {
 
     /// The pages below which no round comes, and the seconds of downtime that they make.
     pub(super) fn floor(&self, mut written: impl FnMut(f64, Read) -> f64) -> (f64, f64) {
-        let mut pages =
-            self.first_left.unwrap_or_else(|| written(self.first(), Read::Before(self.first_rest)));
+        // However little the first round has left, the rounds after it lead there.
+        let mut pages = written(self.first(), Read::Before(1.0));
         for _ in 0..TO_FLOOR {
             // From above the curve leads down to the greatest of its fixed points.
             let seconds = self.round + self.sending(pages);
@@ -155,7 +155,7 @@ pub(super) enum Slowing {
 }
 
 /// The round by whose end there is a prediction.
-const FORESEEN: u32 = 2;
+const FORESEEN: u32 = 1;
 
 /// Waits for a processor in the downtime, beside the one before the guest stands still: for whoever harvests, for the
 /// destination to take the state, and for the source's word and the guest's own threads there.

@@ -14,7 +14,7 @@ const SAME: f64 = 0.05;
 const ENCODED: f64 = 0.4;
 
 impl<M: Departing> Departure<'_, M> {
-    /// Begins to predict the rest from what the first round told; on a thread of its own, for the guest does not wait.
+    /// What the first round told of the rest.
     pub(super) fn foresee(&mut self, first: &Harvested, sampler: &Sampler) {
         let seconds = |duration: Duration| duration.as_secs_f64();
         let page = self.page_size.bytes() as f64;
@@ -54,16 +54,18 @@ impl<M: Departing> Departure<'_, M> {
             throttle: self.options.prefer == Prefer::Downtime && self.can_slow(),
             ..Conditions::assumed(self.page_size)
         };
-        self.predicting = Some(Predicting::begin(sampler.windows().into(), conditions));
+        let predicting = Predicting::begin(sampler.windows().into(), conditions);
+        self.report.prediction = predicting.doubt();
+        self.predicting = Some(predicting);
     }
 
-    /// Takes the prediction once it is there, or where it is wanted now; whether it came by this.
-    pub(super) fn take_prediction(&mut self, wanted: Wanted) -> bool {
-        let Some(predicting) = self.predicting.take_if(|predicting| predicting.is_there(wanted)) else {
-            return false;
-        };
-        self.report.prediction = predicting.end(wanted);
-        self.report.prediction.is_some()
+    /// Takes the prediction where it is wanted now.
+    pub(super) fn take_prediction(&mut self, wanted: Wanted) {
+        if let Some(predicting) = self.predicting.take()
+            && (self.report.prediction.is_none() || wanted == Wanted::WithRemedies)
+        {
+            self.report.prediction = predicting.end(wanted);
+        }
     }
 
     /// Whether it is all but certain that the goal is missed, and by what if so.
