@@ -44,6 +44,7 @@ pub use bounds::Bounds;
 pub use estimate::Estimate;
 pub use fit::{Uniform, floor_share};
 pub use forecast::Forecast;
+pub(crate) use forecast::expected;
 pub(crate) use measure::lengths;
 pub use measure::{MeasureError, measure};
 pub use outlook::Outlook;

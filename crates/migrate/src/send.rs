@@ -10,6 +10,7 @@ mod inquire;
 mod options;
 mod predicting;
 mod resume;
+mod rounds;
 mod stream;
 mod switch;
 
@@ -25,11 +26,9 @@ use crate::codec::{Encoded, Ledger, Seeded, Tally};
 use crate::handover::Source;
 use crate::limit::Limiter;
 use crate::link::{Connector, Link};
-use crate::report::{MemoryBy, Report, Round, Throttled, milliseconds};
+use crate::report::{MemoryBy, Report, Round, milliseconds};
 use crate::wire::{Message, Offer, OfferedSlot, Role, Seed, Session};
-use beside::Harvested;
 use converge::Convergence;
-use frontier::Frontier;
 use predicting::{Predicting, Wanted};
 use stream::{Order, Outgoing};
 
@@ -106,15 +105,6 @@ pub struct SendProgress<'a> {
     pub report: &'a Report,
     /// Whether the guest stands still.
     pub stopped: bool,
-}
-
-/// A round that is over.
-struct Sent {
-    pages: DirtyPages,
-    sent: Encoded,
-    elapsed: Duration,
-    /// How many pages were written meanwhile, where that was measured.
-    written: Option<u64>,
 }
 
 /// Everything that one departure consists of.
@@ -366,122 +356,13 @@ impl<'a, M: Departing> Departure<'a, M> {
         Ok(tracker.open()?)
     }
 
-    /// Sends pages in rounds while the guest runs, until the last set is as small as it gets or as was asked for.
-    fn precopy(
-        &mut self,
-        epoch: &mut OpenEpoch<'_>,
-        watch: &mut dyn FnMut(&SendProgress<'_>),
-    ) -> Result<(), DepartError> {
-        loop {
-            if let Some(throttle) = self.throttle.as_ref().filter(|throttle| !throttle.is_engaged()) {
-                throttle.measure();
-            }
-            let Sent { pages, sent, elapsed, written } = self.one_round(epoch)?;
-            let pending = epoch.pending().map(|pending| pending + self.owed.len());
-            self.convergence.observe(pages.len(), elapsed, written);
-            let late = self.is_late();
-            let mut verdict = self.convergence.verdict(late, pending);
-            if self.report.rounds.is_empty()
-                && verdict == converge::Verdict::Another
-                && (self.options.prefer == Prefer::Guest || self.can_slow())
-                && let Some(expected) = self.foreseen_miss()
-            {
-                verdict = converge::Verdict::Floor { expected };
-            }
-            self.report.ram.precopy_bytes += sent.bytes;
-            self.note(&pages, &sent, elapsed, self.convergence.expected_downtime(pending));
-            self.report.ram.dirty_pages_rate = self.convergence.dirty_pages_rate();
-            match verdict {
-                // Who watches may take time, in which the guest writes: before the guest is stopped nobody is asked to.
-                converge::Verdict::Another => watch(&SendProgress { report: &self.report, stopped: false }),
-                converge::Verdict::Switch => return Ok(()),
-                converge::Verdict::Floor { expected } => {
-                    if self.options.prefer == Prefer::Guest {
-                        self.take_prediction(Wanted::WithRemedies);
-                        return Err(self.goal(expected));
-                    }
-                    if late || !self.slow_down() {
-                        return Ok(());
-                    }
-                    watch(&SendProgress { report: &self.report, stopped: false });
-                }
-            }
-        }
-    }
-
-    /// Sends what was written since the last round, or the base.
-    fn one_round(&mut self, epoch: &mut OpenEpoch<'_>) -> Result<Sent, DepartError> {
-        let mut pages = epoch.round()?;
-        self.report.ram.remaining = pages.len() * self.page_size.bytes();
-        if self.report.rounds.is_empty() {
-            // Every page, whatever the epoch began with, but for those that the destination holds as they are.
-            pages.insert_all();
-            if let Some(held) = epoch.acknowledged(self.consumer) {
-                pages.subtract(held);
-            }
-            self.report.ram.remaining = pages.len() * self.page_size.bytes();
-            // Holes are looked for after logging was switched on: one that is filled meanwhile is in a later round.
-            let holes = self.machine.holes().map_err(DepartError::Holes)?;
-            let (first, sampler) = self.first_round(epoch, &pages, &holes)?;
-            self.seeded = None;
-            self.foresee(&first, &sampler);
-            return Ok(self.sent_beside(epoch, pages, first));
-        }
-        pages.union_with(&self.owed.take());
-        if beside::pays(self.convergence.sending(pages.len())) {
-            let round = self.later_round(epoch, &pages)?;
-            return Ok(self.sent_beside(epoch, pages, round));
-        }
-        let begun = Instant::now();
-        let nothing = self.owed.clone();
-        let sent = self.send(&pages, false).inspect_err(|_| self.partly_confirmed(epoch, &nothing))?;
-        let elapsed = begun.elapsed();
-        self.confirmed(epoch, &pages, &nothing);
-        Ok(Sent { pages, sent, elapsed, written: None })
-    }
-
-    /// A round has been sent, and what was written meanwhile harvested.
-    fn sent_beside(&mut self, epoch: &mut OpenEpoch<'_>, pages: DirtyPages, round: Harvested) -> Sent {
-        let Harvested { sent, elapsed, owed, written } = round;
-        self.confirmed(epoch, &pages, &owed);
-        self.owed = owed;
-        Sent { pages, sent, elapsed, written: Some(written) }
-    }
-
-    /// A round broke off: the destination holds what it has acknowledged of it, but for those that are owed.
-    fn partly_confirmed(&self, epoch: &mut OpenEpoch<'_>, owed: &DirtyPages) {
-        self.streams.iter().for_each(|stream| self.confirmed(epoch, stream.confirmed(), owed));
-    }
-
-    /// `pages` have passed a barrier: the destination holds them, but for those that are owed.
-    fn confirmed(&self, epoch: &mut OpenEpoch<'_>, pages: &DirtyPages, owed: &DirtyPages) {
-        if !self.keeps {
-            return;
-        }
-        let mut pages = pages.clone();
-        pages.subtract(owed);
-        epoch.acknowledge(self.consumer, &pages);
-    }
-
-    /// The goal is missed by `expected`, and what it would take to meet it.
+    /// The goal is missed by `expected`. What it would take to meet it is [said later](Self::stay).
     fn goal(&self, expected: Duration) -> DepartError {
-        DepartError::Goal { expected, wanted: self.options.max_downtime, advice: self.advice() }
+        DepartError::Goal { expected, wanted: self.options.max_downtime, advice: String::new() }
     }
 
     fn can_slow(&self) -> bool {
         self.throttle.as_ref().is_some_and(Throttle::can_slow)
-    }
-
-    /// Slows down the vCPUs that write most, where that is possible and was not tried often enough.
-    fn slow_down(&mut self) -> bool {
-        let Some(throttle) = self.throttle.as_mut().filter(|throttle| throttle.can_slow()) else {
-            return false;
-        };
-        let Some(pages) = self.convergence.slow_down() else { return false };
-        tracing::info!(pages, "the rounds do not get smaller: the guest is held to so many pages a second");
-        throttle.hold_to(pages);
-        self.report.throttle = Throttled::of(throttle, pages);
-        true
     }
 
     /// Whether no time is left for another round.
@@ -495,8 +376,7 @@ impl<'a, M: Departing> Departure<'a, M> {
     fn send(&mut self, pages: &DirtyPages, last: bool) -> Result<Encoded, DepartError> {
         let mut streams = std::mem::take(&mut self.streams);
         let last = last && self.ends_streams;
-        let frontier = Frontier::new(self.machine.slots());
-        let round = stream::Round { last, ..self.round(pages, None, &frontier, streams.len()) };
+        let round = stream::Round { last, ..self.round(pages, None, streams.len()) };
         let sent = Self::send_over(&mut streams, &round);
         self.streams = streams;
         sent
@@ -507,7 +387,6 @@ impl<'a, M: Departing> Departure<'a, M> {
         &'r self,
         pages: &'r DirtyPages,
         holes: Option<&'r DirtyPages>,
-        frontier: &'r Frontier,
         streams: usize,
     ) -> stream::Round<'r> {
         self.limiter.begin();
@@ -517,7 +396,7 @@ impl<'a, M: Departing> Departure<'a, M> {
             holes,
             seeded: self.seeded.as_ref(),
             ledger: &self.ledger,
-            frontier,
+            frontier: None,
             limiter: &self.limiter,
             cancel: self.cancel,
             number: u32::try_from(self.report.rounds.len()).unwrap_or(u32::MAX).saturating_add(1),
@@ -578,7 +457,12 @@ impl<'a, M: Departing> Departure<'a, M> {
 
     /// Tells the destination that the guest stays; it would find out by the end of the connection, too. After a cut link it
     /// is not told, and keeps what it has.
-    fn stay(mut self, error: DepartError) -> Departed {
+    fn stay(mut self, mut error: DepartError) -> Departed {
+        // What it would take is found out here, where the guest runs again.
+        if let DepartError::Goal { advice, .. } = &mut error {
+            self.take_prediction(Wanted::WithRemedies);
+            *advice = self.advice();
+        }
         let cut = matches!(error, DepartError::Link(_)) && self.keeps && !self.asked;
         if cut {
             let resumable = Resumable { session: self.session, consumer: self.consumer, ledger: self.ledger };

@@ -57,6 +57,16 @@ impl Home {
         Client::connect(self.socket(name)).ok()?.status().ok().map(|status| status.guest)
     }
 
+    /// `sent` is how `vm1` left for `vm2` over a link that died at the commit: both stand still until somebody decides.
+    pub(crate) fn nobody_runs(&self, sent: Done) {
+        sent.fails_with_guest(17, "stands still", &["--decide"]);
+        assert_eq!(self.guest("vm1"), Some(GuestState::Undecided));
+        self.wait_for_guest("vm2", GuestState::Undecided);
+        for name in ["vm1", "vm2"] {
+            assert!(self.client(name).resume().is_err(), "{name} was resumed though nobody decided");
+        }
+    }
+
     /// Waits until the guest of `name` is as `wanted`.
     pub(crate) fn wait_for_guest(&self, name: &str, wanted: GuestState) -> Status {
         wait_for(&format!("{name} to be {wanted}"), || {

@@ -7,7 +7,7 @@ use super::draw::{count, normal};
 use super::fit::floor_share;
 use super::play::{Costs, FOREVER, Played, Read, Slowing, play};
 use super::remedy::{self, Remedies};
-use super::{Bounds, Conditions, PredictError, Prediction, Waits};
+use super::{Bounds, Conditions, PredictError, Prediction, Waits, Window};
 use crate::send::beside::interval;
 
 /// Plays: the 5 % at either end are ten of them.
@@ -41,6 +41,12 @@ pub(super) struct Future {
 }
 
 impl Future {
+    /// Everything as expected.
+    fn middle(curve: &Curve, conditions: &Conditions) -> Self {
+        let (curve, costs) = (curve.middle(), Costs::middle(conditions));
+        Self { curve, costs, mood: Some(0.5), seed: conditions.seed }
+    }
+
     /// What one round after the other leaves, by their lengths in seconds, and by how much of the guest is held back.
     fn written(&self, quiet: bool, throttle: f64) -> impl FnMut(f64, f64, Read) -> [f64; 2] {
         let mut random = fastrand::Rng::with_seed(self.seed);
@@ -116,21 +122,29 @@ fn mean(seconds: f64, between: f64, pages: impl Fn(f64) -> f64) -> f64 {
     (5.0 * at(0.5 - ends) + 8.0 * at(0.5) + 5.0 * at(0.5 + ends)) / 18.0
 }
 
+/// Seconds of the shortest downtime that rounds can lead to, and of the whole migration, where everything comes as expected: one play,
+/// where a [`Forecast`] has hundreds.
+///
+/// # Errors
+/// If nothing was measured.
+pub(crate) fn expected(windows: &[Window], conditions: &Conditions) -> Result<(f64, f64), PredictError> {
+    let curve = Curve::new(windows, conditions.memory_pages as f64).ok_or(PredictError::NothingMeasured)?;
+    let (middle, wait) = (Future::middle(&curve, conditions), conditions.waits.middle());
+    let written = middle.written(true, 0.0);
+    let played = play(&middle.costs, &conditions.goal, Slowing::Never, written, || wait, |_| {});
+    Ok((middle.floor().1, played.total))
+}
+
 impl Forecast {
     /// Draws the futures of a guest that was measured in `windows`.
     ///
     /// # Errors
     /// If nothing was measured.
-    pub fn new(windows: &[super::Window], conditions: &Conditions) -> Result<Self, PredictError> {
+    pub fn new(windows: &[Window], conditions: &Conditions) -> Result<Self, PredictError> {
         let most = conditions.memory_pages as f64;
         let curve = Curve::new(windows, most).ok_or(PredictError::NothingMeasured)?;
         let mut random = fastrand::Rng::with_seed(conditions.seed);
-        let middle = Future {
-            curve: curve.middle(),
-            costs: Costs::middle(conditions),
-            mood: Some(0.5),
-            seed: conditions.seed,
-        };
+        let middle = Future::middle(&curve, conditions);
         let contended = CONTENDED * conditions.waits.contention();
         let futures = (0..PLAYS)
             .map(|play| Future {
@@ -181,15 +195,6 @@ impl Forecast {
             remedies: None,
             course,
         }
-    }
-
-    /// Seconds of the shortest downtime that rounds can lead to, and of the whole migration, where everything comes as expected.
-    #[must_use]
-    pub fn expected(&self) -> (f64, f64) {
-        let (written, wait) = (self.middle.written(true, 0.0), self.conditions.waits.middle());
-        let goal = &self.conditions.goal;
-        let played = play(&self.middle.costs, goal, Slowing::Never, written, || wait, |_| {});
-        (self.middle.floor().1, played.total)
     }
 
     /// What it would take to meet the goal in nine of ten migrations.

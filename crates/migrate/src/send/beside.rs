@@ -20,6 +20,9 @@ const SHORTEST: Duration = Duration::from_millis(2);
 /// Of the time that a round has taken so far, the part after which it is harvested again. Each harvest makes the guest pay for
 /// its next writes: so there are few during a long round, and what is not spared is a small part of it.
 const PART: u32 = 16;
+/// Harvests take at most one part in so many of the time.
+const EFFORT: u32 = 8;
+
 /// Whether a round that is expected to take so long is worth a harvest beside it.
 pub(crate) fn pays(expected: Duration) -> bool {
     expected >= SHORTEST * 2
@@ -29,9 +32,6 @@ pub(crate) fn pays(expected: Duration) -> bool {
 pub(crate) fn interval(elapsed: Duration) -> Duration {
     SHORTEST.max(elapsed / PART)
 }
-
-/// Harvests take at most one part in so many of the time.
-const EFFORT: u32 = 8;
 
 /// What became of a round.
 pub(super) struct Harvested {
@@ -44,7 +44,8 @@ pub(super) struct Harvested {
 }
 
 /// Harvests beside a round, and what they tell.
-struct Harvests {
+struct Harvests<'a> {
+    frontier: &'a Frontier,
     /// The windows of the guest that are measured, where they are.
     sampler: Option<Sampler>,
     lengths: Box<dyn Iterator<Item = Duration>>,
@@ -93,8 +94,9 @@ impl<M: Departing> Departure<'_, M> {
         let frontier = Frontier::new(self.machine.slots());
         // The first round is all of memory, and goes through it as it lies.
         let order = if sampler.is_some() { Order::Ascending } else { Order::Shuffled };
-        let round = stream::Round { order, ..self.round(pages, holes, &frontier, streams.len()) };
-        let mut harvests = Harvests::new(sampler, self.machine.slots());
+        let round =
+            stream::Round { order, frontier: Some(&frontier), ..self.round(pages, holes, streams.len()) };
+        let mut harvests = Harvests::new(&frontier, sampler, self.machine.slots());
         let (sent, harvested) = thread::scope(|scope| {
             let (done, ended) = channel();
             for stream in &mut streams {
@@ -132,14 +134,15 @@ impl<M: Departing> Departure<'_, M> {
     }
 }
 
-impl Harvests {
-    fn new(sampler: Option<Sampler>, slots: &SlotTable) -> Self {
+impl<'a> Harvests<'a> {
+    fn new(frontier: &'a Frontier, sampler: Option<Sampler>, slots: &SlotTable) -> Self {
         let (begun, none) = (Instant::now(), DirtyPages::new(slots));
         let lengths: Box<dyn Iterator<Item = Duration>> = match sampler {
             Some(_) => Box::new(lengths().take(WINDOWS)),
             None => Box::new(std::iter::empty()),
         };
         Self {
+            frontier,
             sampler,
             lengths,
             begun,
@@ -188,6 +191,6 @@ impl Harvests {
 
     fn take(&mut self, pages: &DirtyPages, round: &Round<'_>) {
         self.written.union_with(pages);
-        self.owed.union_with(&round.frontier.owed(pages.clone(), round.pages, round.holes));
+        self.owed.union_with(&self.frontier.owed(pages.clone(), round.pages, round.holes));
     }
 }

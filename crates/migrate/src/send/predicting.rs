@@ -1,6 +1,6 @@
 //! When a migration is predicted.
 
-use crate::predict::{Conditions, Forecast, Prediction, Window, predict};
+use crate::predict::{Conditions, Forecast, Prediction, Window, expected, predict};
 
 /// What is to be predicted of the rest of a migration.
 ///
@@ -28,13 +28,14 @@ impl Predicting {
 
     /// The prediction if the goal may be missed.
     pub(super) fn doubt(&self) -> Option<Prediction> {
-        let forecast = Forecast::new(&self.windows, &self.conditions).ok()?;
-        let (floor, total) = forecast.expected();
+        let (floor, total) = expected(&self.windows, &self.conditions).ok()?;
         let goal = &self.conditions.goal;
         // What is all but certain to miss it misses it where everything comes as expected, too.
         let doubtful =
             floor > goal.downtime.as_secs_f64() || goal.total.is_some_and(|most| total > most.as_secs_f64());
-        doubtful.then(|| forecast.prediction())
+        doubtful
+            .then(|| Forecast::new(&self.windows, &self.conditions).ok().map(|f| f.prediction()))
+            .flatten()
     }
 
     /// The prediction; `None` if nothing can be said.

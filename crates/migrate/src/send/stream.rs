@@ -42,7 +42,8 @@ pub(super) struct Round<'a> {
     /// What the destination has of an old image.
     pub(super) seeded: Option<&'a Seeded>,
     pub(super) ledger: &'a Ledger,
-    pub(super) frontier: &'a Frontier,
+    /// For whoever harvests beside the round.
+    pub(super) frontier: Option<&'a Frontier>,
     pub(super) limiter: &'a Limiter,
     pub(super) cancel: &'a AtomicBool,
     pub(super) number: u32,
@@ -205,7 +206,9 @@ impl Outgoing {
             return Err(DepartError::Cancelled);
         }
         // Before anything of it is read.
-        round.frontier.reach(slot, first..first + count);
+        if let Some(frontier) = round.frontier {
+            frontier.reach(slot, first..first + count);
+        }
         let is_hole = |page| round.holes.is_some_and(|holes| holes.contains(slot, page));
         if (first..first + count).all(is_hole) {
             return self.zeros(round, slot, first, count);
